@@ -1,0 +1,90 @@
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/types.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "smooseg/detail/check.hpp"
+#include "smooseg/detail/torch_compat.hpp"
+
+namespace smooseg::backbone {
+
+/// Mean and standard deviation of ImageNet's RGB channels, for pixels in [0,1]; what every backbone here is fed with.
+inline constexpr std::array<double, 3> kImageNetMean{0.485, 0.456, 0.406};
+inline constexpr std::array<double, 3> kImageNetStd{0.229, 0.224, 0.225};
+
+/// A frozen feature extractor: pictures in, one feature vector per patch out. Implementations are LibTorch modules, so
+/// that their state (weights, or the statistics of `Texture`) is saved, loaded and moved between devices as usual.
+class Backbone : public torch::nn::Module {
+ public:
+  /// Features of each patch.
+  /// @param images (B,3,H,W), floating, RGB in [0,1] normalised with `kImageNetMean` and `kImageNetStd`; H and W
+  ///   multiples of `patch_size()`.
+  /// @return (B,C,H/p,W/p) with C = `channels()` and p = `patch_size()`.
+  /// @throws c10::Error for other shapes or dtypes.
+  virtual Tensor features(const Tensor& images) = 0;
+
+  /// Side of a patch in pixels.
+  virtual int64_t patch_size() const = 0;
+
+  /// Number of feature channels C.
+  virtual int64_t channels() const = 0;
+
+  /// Whether `features` of a picture of any size stays within bounded memory and needs the whole picture at once
+  /// (`Texture`). Where false (attention grows with the square of the patches), large pictures are cut into tiles.
+  virtual bool takes_whole_pictures() const { return false; }
+
+ protected:
+  /// Checks what `features` demands of its images; `function` names the caller in the error.
+  void check_images(const Tensor& images, const char* function) const {
+    const int64_t p = patch_size();
+    detail::check_map(images, function, "images", "(B,3,H,W)", 4);
+    TORCH_CHECK(images.size(1) == 3, function, ": expected images of shape (B,3,H,W), got ", detail::shape_of(images));
+    TORCH_CHECK(images.size(2) % p == 0 && images.size(3) % p == 0, function,
+                ": expected a height and width that are multiples of the patch size ", p, ", got ", images.size(2),
+                " x ", images.size(3));
+  }
+};
+
+/// The base of a backbone's implementation: `Backbone` with what `torch::nn::Cloneable` gives to other modules. (The
+/// two cannot be combined: Cloneable derives from Module virtually in LibTorch 1.13, and not so in 2.x.) `Derived` is
+/// constructed from its member `options`, registers everything in `reset()`, and keeps its state in parameters and
+/// buffers alone.
+template <typename Derived>
+class CloneableBackbone : public Backbone {
+ public:
+  /// Creates and registers parameters, buffers and submodules anew.
+  virtual void reset() = 0;
+
+  /// A deep copy; unlike Cloneable's, its parameters require gradients only where this module's do.
+  /// @param device where the copy lives; where this module lives if not given.
+  std::shared_ptr<torch::nn::Module> clone(const detail::OptionalDevice& device = {}) const override {
+    const torch::NoGradGuard no_grad;
+    const auto copy = std::make_shared<Derived>(static_cast<const Derived&>(*this).options);
+    const auto copy_tensors = [&](const auto& from, auto to) {
+      for (const auto& item : from) {
+        auto tensor = item.value().clone();
+        to[item.key()].set_data(device ? tensor.to(*device) : tensor);
+      }
+    };
+    copy_tensors(named_parameters(), copy->named_parameters());
+    copy_tensors(named_buffers(), copy->named_buffers());
+    for (const auto& parameter : named_parameters()) {
+      copy->named_parameters()[parameter.key()].set_requires_grad(parameter.value().requires_grad());
+    }
+    copy->train(is_training());
+    return copy;
+  }
+
+ private:
+  void clone_(torch::nn::Module& other, const detail::OptionalDevice& device) final {
+    const auto copy = std::dynamic_pointer_cast<Derived>(other.clone(device));
+    TORCH_CHECK(copy != nullptr, "clone: a backbone of another type was registered under this name");
+    static_cast<Derived&>(*this) = *copy;
+  }
+};
+
+}  // namespace smooseg::backbone

@@ -1,0 +1,50 @@
+#pragma once
+
+// The one place that knows how LibTorch's releases differ (1.13 to 2.15 and on).
+
+#include <ATen/Functions.h>
+#include <ATen/core/Generator.h>
+#include <torch/nn/module.h>
+#include <torch/types.h>
+#include <torch/version.h>
+
+#include <optional>
+
+namespace smooseg {
+
+using torch::Tensor;
+
+namespace detail {
+
+/// An optional generator as this LibTorch's operators take it: `c10::optional` was a class of its own before 2.x.
+inline auto torch_generator(const std::optional<at::Generator>& generator) {
+#if TORCH_VERSION_MAJOR < 2
+  return generator ? c10::optional<at::Generator>(*generator) : c10::optional<at::Generator>();
+#else
+  return generator;
+#endif
+}
+
+template <typename Method>
+struct ArgumentOf;
+template <typename Result, typename Argument>
+struct ArgumentOf<Result (torch::nn::Module::*)(const Argument&) const> {
+  using type = Argument;
+};
+
+/// The optional device that `torch::nn::Module::clone` takes: a class of c10 in older releases, of std in newer ones.
+using OptionalDevice = ArgumentOf<decltype(&torch::nn::Module::clone)>::type;
+
+/// softmax(q k^T / sqrt(d)) v, for q, k and v of shape (B,heads,N,d), by a kernel of LibTorch that never holds all N x N
+/// scores; an undefined tensor where this release has none (before 2.2 on the CPU).
+inline Tensor fused_attention([[maybe_unused]] const Tensor& q, [[maybe_unused]] const Tensor& k,
+                              [[maybe_unused]] const Tensor& v) {
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 2)
+  return at::scaled_dot_product_attention(q, k, v);
+#else
+  return {};
+#endif
+}
+
+}  // namespace detail
+}  // namespace smooseg

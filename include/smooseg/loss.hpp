@@ -1,0 +1,84 @@
+#pragma once
+
+#include <torch/arg.h>
+#include <torch/nn/cloneable.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+
+#include <ostream>
+#include <utility>
+
+#include "smooseg/closeness.hpp"
+#include "smooseg/data_term.hpp"
+#include "smooseg/detail/check.hpp"
+#include "smooseg/ema.hpp"
+#include "smooseg/pairing.hpp"
+#include "smooseg/penalty.hpp"
+#include "smooseg/predictor.hpp"
+#include "smooseg/smoothness.hpp"
+
+namespace smooseg {
+
+struct EnergyOptions {
+  TORCH_ARG(SmoothnessOptions, smoothness);
+  /// tau of Eq. 5, the teacher's softmax temperature.
+  TORCH_ARG(double, temperature) = 0.1;
+
+ public:
+  /// The equations as printed: rows centred, sums over batch and pairs.
+  static EnergyOptions paper() {
+    return EnergyOptions().smoothness(SmoothnessOptions().centering(Centering::kRow).reduction(Reduction::kSum));
+  }
+  /// The published program's settings for Cityscapes (27 classes); also the defaults.
+  static EnergyOptions cityscapes() { return {}; }
+  /// The published program's settings for COCOStuff (27 classes).
+  static EnergyOptions cocostuff() { return with_thresholds(-0.02, 0.48); }
+  /// The published program's settings for Potsdam-3.
+  static EnergyOptions potsdam() { return with_thresholds(0.1, 0.5); }
+
+ private:
+  static EnergyOptions with_thresholds(double within, double across) {
+    return EnergyOptions().smoothness(SmoothnessOptions().within_threshold(within).across_threshold(across));
+  }
+};
+
+/// Eq. 7 and its parts; scalars. `total` = within + across + data is what is minimised, the others are for the log.
+struct EnergyTerms {
+  Tensor total, within, across, data, within_penalty_mean, across_penalty_mean;
+};
+
+/// Eq. 7, the energy that training minimises: smoothness of the teacher's assignments plus the data term. With logits
+/// from a `PrototypePredictor`, the smoothness term's gradient reaches the code and the data term's the student's
+/// prototypes, and nothing else.
+class EnergyLossImpl : public torch::nn::Cloneable<EnergyLossImpl> {
+ public:
+  /// @throws c10::Error if the temperature is not positive.
+  explicit EnergyLossImpl(const EnergyOptions& options = {}) : options(options) {
+    TORCH_CHECK(options.temperature() > 0, "smooseg::EnergyLoss: expected temperature > 0, got ",
+                options.temperature());
+    reset();
+  }
+
+  void reset() override { smoothness = register_module("smoothness", SmoothnessLoss<>(options.smoothness())); }
+
+  void pretty_print(std::ostream& stream) const override {
+    stream << "smooseg::EnergyLoss(temperature=" << options.temperature() << ")";
+  }
+
+  /// @param features x of Eq. 2, (B,C,...), floating. @param logits (B,K,...) of the same patches.
+  /// @param pairing (B) int64: image i is compared with image pairing[i].
+  /// @throws c10::Error for shapes, dtypes or devices that do not fit.
+  EnergyTerms forward(const Tensor& features, const PrototypeLogits& logits, const Tensor& pairing) {
+    detail::check_map(logits.teacher, "smooseg::EnergyLoss", "logits.teacher", "(B,K,...)");
+    const Tensor assignments = at::softmax(logits.teacher / options.temperature(), 1);
+    const SmoothnessTerms s = smoothness(features, assignments, pairing);
+    const Tensor data = functional::data_term(logits.student, logits.teacher, options.smoothness().reduction());
+    return {s.total() + data, s.within, s.across, data, s.within_penalty_mean, s.across_penalty_mean};
+  }
+
+  EnergyOptions options;
+  SmoothnessLoss<> smoothness{nullptr};
+};
+TORCH_MODULE(EnergyLoss);
+
+}  // namespace smooseg

@@ -1,0 +1,91 @@
+#pragma once
+
+#include <torch/arg.h>
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/activation.h>
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <ostream>
+
+#include "smooseg/detail/check.hpp"
+#include "smooseg/detail/torch_compat.hpp"
+
+namespace smooseg {
+
+struct ProjectorOptions {
+  ProjectorOptions(int64_t in_channels, int64_t embed_dim) : in_channels_(in_channels), embed_dim_(embed_dim) {}
+  /// C, the channels of the backbone's features.
+  TORCH_ARG(int64_t, in_channels);
+  /// D, the channels of the code.
+  TORCH_ARG(int64_t, embed_dim);
+  /// Probability with which a whole channel is dropped in training, in [0,1).
+  TORCH_ARG(double, dropout) = 0.2;
+};
+
+struct ProjectorOutput {
+  Tensor features;  ///< (B,C,h,w): the input, in training after channel dropout; what closeness is computed from.
+  Tensor code;      ///< (B,D,h,w): z.
+};
+
+/// From backbone features to the code z: a 1x1 convolution plus a two-layer SiLU MLP of 1x1 convolutions, summed. In
+/// training, channels are dropped with a mask of its own for each branch and for the returned features.
+class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
+ public:
+  ProjectorImpl(int64_t in_channels, int64_t embed_dim) : ProjectorImpl(ProjectorOptions(in_channels, embed_dim)) {}
+
+  /// @throws c10::Error for sizes below 1 or a dropout outside [0,1).
+  explicit ProjectorImpl(const ProjectorOptions& options) : options(options) {
+    TORCH_CHECK(options.in_channels() >= 1 && options.embed_dim() >= 1,
+                "smooseg::Projector: expected in_channels and embed_dim of at least 1, got ", options.in_channels(),
+                " and ", options.embed_dim());
+    TORCH_CHECK(options.dropout() >= 0 && options.dropout() < 1, "smooseg::Projector: expected dropout in [0,1), got ",
+                options.dropout());
+    reset();
+  }
+
+  void reset() override {
+    using torch::nn::Conv2d;
+    using torch::nn::Conv2dOptions;
+    const int64_t c = options.in_channels(), d = options.embed_dim();
+    linear = register_module("linear", Conv2d(Conv2dOptions(c, d, 1)));
+    mlp = register_module("mlp", torch::nn::Sequential(Conv2d(Conv2dOptions(c, c, 1)), torch::nn::SiLU(),
+                                                       Conv2d(Conv2dOptions(c, d, 1))));
+  }
+
+  void pretty_print(std::ostream& stream) const override {
+    stream << "smooseg::Projector(in_channels=" << options.in_channels() << ", embed_dim=" << options.embed_dim()
+           << ", dropout=" << options.dropout() << ")";
+  }
+
+  /// @param features (B,C,h,w), floating, of the parameters' dtype and device.
+  /// @param generator source of the dropout masks, on the features' device; the default one where none is given.
+  /// @throws c10::Error for other shapes.
+  ProjectorOutput forward(const Tensor& features, std::optional<at::Generator> generator = {}) {
+    constexpr auto kName = "smooseg::Projector";
+    detail::check_map(features, kName, "features", "(B,C,h,w)", 4);
+    TORCH_CHECK(features.size(1) == options.in_channels(), kName, ": expected features of ", options.in_channels(),
+                " channels, got ", detail::shape_of(features));
+    const Tensor code = linear(drop_channels(features, generator)) + mlp->forward(drop_channels(features, generator));
+    return {drop_channels(features, generator), code};
+  }
+
+  ProjectorOptions options;
+  torch::nn::Conv2d linear{nullptr};
+  torch::nn::Sequential mlp{nullptr};
+
+ private:
+  Tensor drop_channels(const Tensor& x, const std::optional<at::Generator>& generator) const {
+    if (!is_training() || options.dropout() == 0) return x;
+    const double keep = 1 - options.dropout();
+    Tensor mask = torch::empty({x.size(0), x.size(1), 1, 1}, x.options().requires_grad(false));
+    return x * mask.bernoulli_(keep, detail::torch_generator(generator)).div_(keep);
+  }
+};
+TORCH_MODULE(Projector);
+
+}  // namespace smooseg

@@ -1,0 +1,79 @@
+#pragma once
+
+// What several tests share.
+
+#include <torch/types.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cmath>
+#include <exception>
+#include <filesystem>
+#include <string>
+
+#include "catch.hpp"
+#include "smooseg/io/load.hpp"
+
+/// The path of tests/data/NAME.
+inline std::string data_path(const std::string& name) {
+  return std::string(SMOOSEG_TEST_DATA_DIR) + "/" + name;
+}
+
+/// The tensors of the published programs' outputs in tests/data/NAME.
+inline smooseg::io::TensorMap golden(const std::string& name) {
+  return smooseg::io::read_tensors(data_path(name));
+}
+
+/// Largest difference over the largest expected magnitude, in float64; infinite where shapes differ or a NaN appears.
+inline double relative_error(const torch::Tensor& got, const torch::Tensor& expected) {
+  if (got.sizes() != expected.sizes()) return INFINITY;
+  if (got.numel() == 0) return 0;
+  const auto wide = [](const torch::Tensor& t) { return t.detach().to(torch::kCPU, torch::kFloat64); };
+  const double scale = wide(expected).abs().max().item<double>();
+  const double difference = (wide(got) - wide(expected)).abs().max().item<double>();
+  if (!(difference <= INFINITY)) return INFINITY;
+  return difference == 0 ? 0 : difference / (scale > 0 ? scale : 1);
+}
+
+inline double relative_error(const torch::Tensor& got, double expected) {
+  return relative_error(got, torch::full_like(got, expected));
+}
+
+/// A folder that is removed with all it holds at the end of the scope.
+class TempDir {
+ public:
+  TempDir() {
+    static std::atomic<int> count{0};
+    path = std::filesystem::temp_directory_path() /
+           ("smooseg-test-" + std::to_string(::getpid()) + "-" + std::to_string(count++));
+    std::filesystem::create_directories(path);
+  }
+  ~TempDir() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path, ignored);
+  }
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+
+  std::filesystem::path path;
+};
+
+/// The first line of what `f` throws, "" if it throws nothing; the lines after it are LibTorch's backtrace.
+template <class F>
+std::string error_of(F&& f) {
+  try {
+    f();
+  } catch (const std::exception& e) {
+    const std::string text = e.what();
+    return text.substr(0, text.find("\nException raised from"));
+  }
+  return "";
+}
+
+/// Checks that the expression throws and that the message contains the text.
+#define CHECK_ERROR(expression, text)                                        \
+  do {                                                                       \
+    const std::string smooseg_error = error_of([&] { (void)(expression); }); \
+    INFO("error: \"" << smooseg_error << "\"");                              \
+    CHECK(smooseg_error.find(text) != std::string::npos);                    \
+  } while (false)

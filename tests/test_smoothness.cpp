@@ -1,0 +1,336 @@
+// Closeness, penalty, pairing and the smoothness term: Eqs. 2 to 4.
+
+#include <torch/csrc/autograd/autograd.h>
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "catch.hpp"
+#include "smooseg/closeness.hpp"
+#include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/pairing.hpp"
+#include "smooseg/penalty.hpp"
+#include "smooseg/smoothness.hpp"
+#include "support.hpp"
+
+using namespace smooseg;
+
+namespace {
+
+const auto kDouble = torch::TensorOptions().dtype(torch::kFloat64);
+
+/// A closeness that is no inner product: exp(-|x_p - y_q|^2).
+struct GaussianCloseness {
+  Tensor pairwise(const Tensor& x, const Tensor& y) const {
+    return at::cdist(x.transpose(1, 2), y.transpose(1, 2)).square().neg().exp();
+  }
+};
+
+/// The cosine once more, but given pair by pair.
+struct PairwiseCosine {
+  Tensor pairwise(const Tensor& x, const Tensor& y) const {
+    return functional::closeness(x, y, ClosenessOptions().centering(Centering::kNone));
+  }
+};
+
+/// Another inner product than the paper's: x . y without normalisation.
+struct DotCloseness {
+  Tensor embed(const Tensor& x) const { return x; }
+};
+
+/// Eq. 4 with plain loops over images and pairs, in float64: {within, across}.
+std::array<double, 2> double_loop(const Tensor& x, const Tensor& a, const Tensor& pairing, const SmoothnessOptions& o) {
+  const Tensor xs = x.detach().to(torch::kFloat64).flatten(2), as = a.detach().to(torch::kFloat64).flatten(2);
+  const int64_t batch = xs.size(0), n = xs.size(2);
+  const auto cosine = [](const Tensor& u, const Tensor& v) {
+    const double norms = u.norm().item<double>() * v.norm().item<double>();
+    return norms > 0 ? u.dot(v).item<double>() / norms : 0.0;
+  };
+  std::array<double, 2> energy{};
+  for (int part = 0; part < 2; ++part) {
+    std::vector<double> w, delta;
+    double all = 0;
+    for (int64_t i = 0; i < batch; ++i) {
+      const int64_t j = part == 0 ? i : pairing[i].item<int64_t>();
+      for (int64_t p = 0; p < n; ++p) {
+        for (int64_t q = 0; q < n; ++q) {
+          w.push_back(cosine(xs[i].select(1, p), xs[j].select(1, q)));
+          delta.push_back(1 - cosine(as[i].select(1, p), as[j].select(1, q)));
+          all += w.back();
+        }
+      }
+    }
+    const double mean = all / static_cast<double>(w.size());
+    const double threshold = part == 0 ? o.within_threshold() : o.across_threshold();
+    for (std::size_t row = 0; row < w.size(); row += static_cast<std::size_t>(n)) {
+      double row_mean = 0;
+      for (std::size_t q = row; q < row + static_cast<std::size_t>(n); ++q) row_mean += w[q] / static_cast<double>(n);
+      for (std::size_t q = row; q < row + static_cast<std::size_t>(n); ++q) {
+        double centered = w[q];
+        if (o.centering() != Centering::kNone) centered -= row_mean;
+        if (o.centering() == Centering::kRowKeepMean) centered += mean;
+        energy[static_cast<std::size_t>(part)] += (centered - threshold) * delta[q];
+      }
+    }
+    if (o.reduction() == Reduction::kMean) energy[static_cast<std::size_t>(part)] /= static_cast<double>(w.size());
+  }
+  return energy;
+}
+
+double threshold(const std::string& file, const char* key) {
+  return std::stod(io::read_safetensors_metadata(data_path(file)).at(key));
+}
+
+Tensor pairing_of(std::vector<int64_t> partners) {
+  return torch::tensor(partners, torch::kInt64);
+}
+
+}  // namespace
+
+TEST_CASE("closeness by hand", "[closeness]") {
+  // Two patches (3,4) and (0,2) against (1,0) and (0,0): cosines 0.6, 0 and 0, 0.
+  const Tensor x = torch::tensor({3.0, 0.0, 4.0, 2.0}, kDouble).view({1, 2, 2});
+  const Tensor y = torch::tensor({1.0, 0.0, 0.0, 0.0}, kDouble).view({1, 2, 1, 2});
+  const auto closeness = [&](Centering centering) {
+    return functional::closeness(x, y, ClosenessOptions().centering(centering)).flatten();
+  };
+  CHECK(relative_error(closeness(Centering::kNone), torch::tensor({0.6, 0.0, 0.0, 0.0}, kDouble)) < 1e-15);
+  CHECK(relative_error(closeness(Centering::kRow), torch::tensor({0.3, -0.3, 0.0, 0.0}, kDouble)) < 1e-15);
+  CHECK(relative_error(closeness(Centering::kRowKeepMean), torch::tensor({0.45, -0.15, 0.15, 0.15}, kDouble)) < 1e-15);
+  CHECK(functional::closeness(x, y).sizes() == torch::IntArrayRef{1, 2, 2});
+}
+
+TEST_CASE("closeness and penalty refuse what does not fit", "[closeness]") {
+  const Tensor x = torch::rand({2, 3, 4});
+  CHECK_ERROR(
+      functional::closeness(x, torch::rand({2, 4, 4})),
+      "smooseg::functional::closeness: expected x and y of equal batch and channels, got (2, 3, 4) and (2, 4, 4)");
+  CHECK_ERROR(functional::closeness(x, torch::rand({1, 3, 4})), "got (2, 3, 4) and (1, 3, 4)");
+  CHECK_ERROR(functional::closeness(x[0], x[0]),
+              "expected x of shape (B,C,...) with no dimension of size 0, got (3, 4)");
+  CHECK_ERROR(functional::closeness(x, x.to(torch::kInt64)), "expected y of a floating dtype, got Long");
+  CHECK_ERROR(functional::closeness(x, x.to(torch::kFloat64)), "of one dtype, got Float and Double");
+  CHECK_ERROR(functional::closeness(Tensor(), x), "x is undefined");
+  CHECK_ERROR(functional::label_penalty(x, torch::rand({2, 3, 0})), "expected b of shape (B,K,...)");
+  CHECK_ERROR(functional::label_penalty(x, torch::rand({2, 2, 4})), "smooseg::functional::label_penalty");
+}
+
+TEST_CASE("penalty by hand", "[penalty]") {
+  const Tensor a = torch::tensor({1.0, 0.6, 0.0, 0.8}, kDouble).view({1, 2, 2});
+  const Tensor expected = torch::tensor({0.0, 0.4, 0.4, 0.0}, kDouble).view({1, 2, 2});
+  CHECK((functional::label_penalty(a, a) - expected).abs().max().item<double>() < 1e-15);
+  const Tensor wide = torch::rand({2, 5, 3, 4});
+  CHECK(functional::label_penalty(wide, torch::rand({2, 5, 7})).sizes() == torch::IntArrayRef{2, 12, 7});
+}
+
+TEST_CASE("closeness and penalty of the published program", "[closeness][penalty][golden]") {
+  for (const char* file : {"loss_small", "loss_cityscapes_shape", "loss_potsdam_shape"}) {
+    INFO(file);
+    const auto g = golden(std::string(file) + ".safetensors");
+    const Tensor x = g.at("features").narrow(0, 0, 1);
+    const Tensor w = functional::closeness(x, x, ClosenessOptions().centering(Centering::kRow))[0];
+    CHECK(relative_error(w, g.at("closeness_within_0_row_centred")) < 1e-9);
+    const Tensor a = at::softmax(g.at("teacher_logits") / 0.1, 1);
+    const Tensor delta = functional::label_penalty(a.narrow(0, 0, 1), a.index_select(0, g.at("pairing")[0].view(1)))[0];
+    CHECK(relative_error(delta, g.at("penalty_across_0")) < 1e-9);
+  }
+}
+
+TEST_CASE("a pairing is a uniform derangement", "[pairing]") {
+  auto generator = at::make_generator<at::CPUGeneratorImpl>(7);
+  std::array<int, 9> count{};
+  for (int draw = 0; draw < 1800; ++draw) {
+    const Tensor pairing = functional::random_pairing(4, generator);
+    REQUIRE(std::get<0>(pairing.sort()).equal(torch::arange(4)));
+    REQUIRE_FALSE(pairing.eq(torch::arange(4)).any().item<bool>());
+    // The 9 derangements of 4, told apart by the first partner and what follows it.
+    const auto first = pairing[0].item<int64_t>(), next = pairing[1].item<int64_t>(),
+               third = pairing[2].item<int64_t>();
+    const std::array<int64_t, 3> key{first, next, third};
+    static std::vector<std::array<int64_t, 3>> known;
+    auto found = std::find(known.begin(), known.end(), key);
+    if (found == known.end()) found = known.insert(known.end(), key);
+    REQUIRE(known.size() <= 9);
+    ++count[static_cast<std::size_t>(found - known.begin())];
+  }
+  for (const int c : count) CHECK((c > 140 && c < 260));  // 200 expected, deviation 13
+
+  auto again = at::make_generator<at::CPUGeneratorImpl>(3), same = at::make_generator<at::CPUGeneratorImpl>(3);
+  CHECK(functional::random_pairing(32, again).equal(functional::random_pairing(32, same)));
+  CHECK(functional::random_pairing(2).equal(pairing_of({1, 0})));
+  CHECK(functional::random_pairing(1).equal(pairing_of({0})));
+  CHECK_ERROR(functional::random_pairing(0), "expected a batch of at least 1, got 0");
+}
+
+TEST_CASE("smoothness of the published program, value and gradient", "[smoothness][golden]") {
+  for (const char* file :
+       {"loss_small.safetensors", "loss_cityscapes_shape.safetensors", "loss_potsdam_shape.safetensors"}) {
+    const auto g = golden(file);
+    const auto options = SmoothnessOptions()
+                             .within_threshold(threshold(file, "within_threshold"))
+                             .across_threshold(threshold(file, "across_threshold"));
+    for (const auto evaluation : {Evaluation::kFactorized, Evaluation::kPairwise}) {
+      INFO(file << ", evaluation " << static_cast<int>(evaluation));
+      const Tensor a = at::softmax(g.at("teacher_logits") / 0.1, 1);
+      SmoothnessLoss loss(SmoothnessOptions(options).evaluation(evaluation));
+      const SmoothnessTerms t = loss(g.at("features"), a, g.at("pairing"));
+      CHECK(relative_error(t.within.view(1), g.at("within_loss")) < 1e-9);
+      CHECK(relative_error(t.across.view(1), g.at("across_loss")) < 1e-9);
+      CHECK(relative_error(t.within_penalty_mean.view(1), g.at("within_penalty_mean")) < 1e-9);
+      CHECK(relative_error(t.across_penalty_mean.view(1), g.at("across_penalty_mean")) < 1e-9);
+
+      SmoothnessLoss paper(
+          SmoothnessOptions(options).evaluation(evaluation).centering(Centering::kRow).reduction(Reduction::kSum));
+      const SmoothnessTerms s = paper(g.at("features"), a, g.at("pairing"));
+      CHECK(relative_error(s.within.view(1), g.at("paper_within_sum")) < 1e-9);
+      CHECK(relative_error(s.across.view(1), g.at("paper_across_sum")) < 1e-9);
+    }
+  }
+}
+
+TEST_CASE("smoothness equals the double loop in every form", "[smoothness]") {
+  torch::manual_seed(5);
+  Tensor x = torch::randn({3, 5, 3, 4}, kDouble);
+  const Tensor a = at::softmax(torch::randn({3, 4, 3, 4}, kDouble), 1);
+  x.select(0, 1).select(1, 2).zero_();           // a row of patches without features is close to nothing
+  const Tensor pairing = pairing_of({2, 2, 0});  // an image may have any partner
+  for (const auto centering : {Centering::kNone, Centering::kRow, Centering::kRowKeepMean}) {
+    for (const auto reduction : {Reduction::kMean, Reduction::kSum}) {
+      const auto options = SmoothnessOptions().centering(centering).reduction(reduction).within_threshold(0.13);
+      const auto expected = double_loop(x, a, pairing, options);
+      for (const auto evaluation : {Evaluation::kAuto, Evaluation::kPairwise}) {
+        INFO(static_cast<int>(centering) << static_cast<int>(reduction) << static_cast<int>(evaluation));
+        SmoothnessLoss loss(SmoothnessOptions(options).evaluation(evaluation));
+        const SmoothnessTerms t = loss(x, a, pairing);
+        CHECK(relative_error(t.within, expected[0]) < 1e-11);
+        CHECK(relative_error(t.across, expected[1]) < 1e-11);
+        CHECK(relative_error(t.total(), expected[0] + expected[1]) < 1e-11);
+      }
+    }
+  }
+}
+
+TEST_CASE("factorised and pairwise agree on many shapes, in value and both gradients", "[smoothness]") {
+  torch::manual_seed(11);
+  auto generator = at::make_generator<at::CPUGeneratorImpl>(1);
+  const std::vector<std::array<int64_t, 5>> shapes{{1, 1, 1, 1, 1},   {2, 3, 2, 1, 1},  {2, 7, 1, 1, 9},
+                                                   {5, 16, 40, 3, 2}, {3, 8, 27, 7, 9}, {4, 12, 5, 17, 1}};
+  for (const auto& [b, c, k, h, w] : shapes) {
+    for (const auto centering : {Centering::kNone, Centering::kRow, Centering::kRowKeepMean}) {
+      INFO(b << " " << c << " " << k << " " << h << " " << w << " " << static_cast<int>(centering));
+      const Tensor pairing = functional::random_pairing(b, generator);
+      const Tensor values = torch::randn({b, c, h, w}, kDouble), logits = torch::randn({b, k, h, w}, kDouble);
+      const auto evaluate = [&](Evaluation evaluation, int64_t block_bytes) {
+        // Channels-last and a transposed view: memory layout must not matter.
+        const Tensor x = values.to(torch::MemoryFormat::ChannelsLast).requires_grad_();
+        const Tensor leaf = logits.transpose(2, 3).contiguous().requires_grad_();
+        SmoothnessLoss loss(SmoothnessOptions().centering(centering).evaluation(evaluation).block_bytes(block_bytes));
+        const SmoothnessTerms t = loss(x, at::softmax(leaf.transpose(2, 3), 1), pairing);
+        // Different weights on the four outputs, so that each one's gradient counts.
+        const Tensor value = t.within + 2 * t.across + 3 * t.within_penalty_mean + 5 * t.across_penalty_mean;
+        value.backward();
+        return std::array<Tensor, 3>{value.detach(), x.grad(), leaf.grad()};
+      };
+      const auto factorized = evaluate(Evaluation::kFactorized, 1 << 20);
+      for (const int64_t block_bytes : {1, 1 << 24}) {
+        const auto pairwise = evaluate(Evaluation::kPairwise, block_bytes);
+        for (std::size_t i = 0; i < 3; ++i) CHECK((factorized[i] - pairwise[i]).abs().max().item<double>() < 1e-11);
+      }
+    }
+  }
+}
+
+TEST_CASE("gradients of the smoothness term agree with finite differences", "[smoothness]") {
+  torch::manual_seed(2);
+  const Tensor x = torch::randn({2, 3, 2, 2}, kDouble), a = torch::rand({2, 3, 2, 2}, kDouble) + 0.1;
+  const Tensor pairing = pairing_of({1, 0});
+  for (const auto evaluation : {Evaluation::kFactorized, Evaluation::kPairwise}) {
+    SmoothnessLoss loss(SmoothnessOptions().evaluation(evaluation));
+    const auto value = [&](const Tensor& xs, const Tensor& as) { return loss(xs, as, pairing).total(); };
+    for (const bool of_features : {true, false}) {
+      const Tensor leaf = (of_features ? x : a).clone().requires_grad_();
+      (of_features ? value(leaf, a) : value(x, leaf)).backward();
+      Tensor numeric = torch::zeros_like(leaf);
+      for (int64_t e = 0; e < leaf.numel(); ++e) {
+        constexpr double kStep = 1e-6;
+        const auto moved = [&](double step) {
+          Tensor copy = leaf.detach().clone();
+          copy.view(-1)[e] += step;
+          return (of_features ? value(copy, a) : value(x, copy)).item<double>();
+        };
+        numeric.view(-1)[e] = (moved(kStep) - moved(-kStep)) / (2 * kStep);
+      }
+      CHECK(relative_error(leaf.grad(), numeric) < 1e-7);
+    }
+  }
+}
+
+TEST_CASE("policies of one's own", "[smoothness]") {
+  torch::manual_seed(4);
+  const Tensor x = torch::randn({2, 4, 3, 3}, kDouble), pairing = pairing_of({1, 0});
+  const Tensor a = at::softmax(torch::randn({2, 3, 3, 3}, kDouble), 1).requires_grad_();
+
+  SmoothnessLoss<> cosine{SmoothnessOptions()};
+  SmoothnessLoss<PairwiseCosine> pairwise{SmoothnessOptions()};
+  CHECK(relative_error(pairwise(x, a, pairing).total(), cosine(x, a, pairing).total()) < 1e-12);
+
+  SmoothnessLoss<DotCloseness> dot{SmoothnessOptions()};
+  SmoothnessLoss<DotCloseness> dot_pairwise{SmoothnessOptions().evaluation(Evaluation::kPairwise)};
+  CHECK(relative_error(dot(x, a, pairing).total(), dot_pairwise(x, a, pairing).total()) < 1e-12);
+
+  SmoothnessLoss<GaussianCloseness> gaussian{SmoothnessOptions().centering(Centering::kNone).within_threshold(0)};
+  const auto t = gaussian(x, a, pairing);
+  Tensor expected = torch::zeros({}, kDouble);
+  for (int64_t i = 0; i < 2; ++i) {
+    const Tensor xi = x[i].flatten(1).t();
+    const Tensor w = (xi.unsqueeze(0) - xi.unsqueeze(1)).square().sum(-1).neg().exp();
+    expected = expected + (w * functional::label_penalty(a.narrow(0, i, 1), a.narrow(0, i, 1))[0]).sum();
+  }
+  CHECK(relative_error(t.within, expected / (2 * 81)) < 1e-12);
+  t.within.backward();
+  CHECK(relative_error(a.grad(), torch::autograd::grad({expected / (2 * 81)}, {a})[0]) < 1e-11);
+
+  CHECK_ERROR(SmoothnessLoss<GaussianCloseness>(SmoothnessOptions().evaluation(Evaluation::kFactorized)),
+              "factorised evaluation needs policies that are inner products");
+}
+
+TEST_CASE("half precision is summed in float32", "[smoothness]") {
+  torch::manual_seed(6);
+  const Tensor x = torch::randn({2, 8, 20, 20}), a = at::softmax(3 * torch::randn({2, 5, 20, 20}), 1);
+  const Tensor pairing = pairing_of({1, 0});
+  SmoothnessLoss loss;
+  for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
+    const Tensor xh = x.to(dtype), ah = a.to(dtype);
+    const SmoothnessTerms got = loss(xh, ah, pairing);
+    const SmoothnessTerms expected = loss(xh.to(torch::kFloat64), ah.to(torch::kFloat64), pairing);
+    CHECK(got.within.scalar_type() == torch::kFloat32);
+    CHECK(relative_error(got.within, expected.within) < 1e-4);
+    CHECK(relative_error(got.across, expected.across) < 1e-5);
+  }
+}
+
+TEST_CASE("features without gradient stay without", "[smoothness]") {
+  const Tensor x = torch::rand({2, 3, 4}), a = torch::rand({2, 3, 4}).requires_grad_();
+  for (const auto evaluation : {Evaluation::kFactorized, Evaluation::kPairwise}) {
+    SmoothnessLoss loss(SmoothnessOptions().evaluation(evaluation));
+    loss(x, a, pairing_of({1, 0})).total().backward();
+    CHECK_FALSE(x.grad().defined());
+    CHECK(a.grad().abs().sum().item<double>() > 0);
+  }
+}
+
+TEST_CASE("the smoothness term refuses what does not fit", "[smoothness]") {
+  SmoothnessLoss loss;
+  const Tensor x = torch::rand({2, 3, 4, 4}), a = torch::rand({2, 5, 4, 4}), pairing = pairing_of({1, 0});
+  CHECK_ERROR(loss(x, torch::rand({2, 5, 4, 3}), pairing),
+              "smooseg::SmoothnessLoss: expected features (B,C,...) and assignments (B,K,...) of equal batch and "
+              "patches, got (2, 3, 4, 4) and (2, 5, 4, 3)");
+  CHECK_ERROR(loss(x, a.narrow(0, 0, 1), pairing), "got (2, 3, 4, 4) and (1, 5, 4, 4)");
+  CHECK_ERROR(loss(x, a, pairing_of({0, 1, 0})), "expected pairing of shape (2) and dtype Long, got (3) and Long");
+  CHECK_ERROR(loss(x, a, torch::rand({2})), "got (2) and Float");
+  CHECK_ERROR(loss(x, a, pairing_of({1, 2})), "indices of the batch, 0 to 1, got 1 to 2");
+  CHECK_ERROR(loss(x, a, Tensor()), "pairing is undefined");
+  CHECK_ERROR(loss(x, a.to(torch::kInt64), pairing), "expected assignments of a floating dtype, got Long");
+  CHECK_ERROR(SmoothnessLoss(SmoothnessOptions().block_bytes(0)), "expected block_bytes > 0, got 0");
+}
