@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# From nothing to a trained model, its scores and its pictures; installs what is missing first.
+#
+#   examples/quickstart.sh                                    made-up scenes of textures
+#   examples/quickstart.sh --data DIR [--classes K]           your own pictures, with or without labels
+#   examples/quickstart.sh --data DIR --weights FILE [--backbone NAME]
+#                                                             features of official DINO weights (default: dino_vits8)
+#   --iterations N, --out DIR                                 steps to train (default: 500), where to put it all
+#
+# SMOOSEG_LIBTORCH chooses the LibTorch, see cmake/setup.sh.
+set -euo pipefail
+
+fail() { echo "quickstart.sh: $*" >&2; exit 2; }
+data='' weights='' backbone=dino_vits8 classes='' iterations=500 out=''
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" | sed '/^set /d'; exit 0 ;;
+    --data | --weights | --backbone | --classes | --iterations | --out)
+      [ $# -ge 2 ] || fail "$1: expected a value"
+      declare "${1#--}=$2"
+      shift 2 ;;
+    *) fail "unknown option '$1'; see --help" ;;
+  esac
+done
+# Paths are the caller's; from here on everything happens at the top of the repository.
+[ -z "$data" ] || data=$(realpath -m "$data")
+[ -z "$weights" ] || weights=$(realpath -m "$weights")
+[ -z "$out" ] || out=$(realpath -m "$out")
+cd "$(dirname "$0")/.."
+out=${out:-$PWD/out/quickstart}
+[ -z "$data" ] || [ -d "$data" ] || fail "--data: there is no folder $data"
+[ -z "$weights" ] || [ -f "$weights" ] || fail "--weights: there is no file $weights"
+
+. cmake/setup.sh
+cmake/build.sh smooseg_cli
+smooseg=$SMOOSEG_BUILD_DIR/bin/smooseg
+
+options=(--config examples/configs/scenes.toml)
+if [ -z "$data" ]; then
+  data=$out/scenes
+  "$smooseg" prepare scenes --out "$data"
+else
+  options=(--config examples/configs/folder.toml)
+  if [ -n "$classes" ]; then
+    options+=(--classes "$classes")
+  elif [ ! -f "$data/classes.json" ]; then
+    options+=(--classes 8)
+  fi
+fi
+[ -z "$weights" ] || options+=(--backbone "$backbone" --weights "$weights")
+
+"$smooseg" train "${options[@]}" --data "$data" --out "$out/model" --iterations "$iterations"
+if [ -d "$data/labels/test" ]; then
+  "$smooseg" evaluate --model "$out/model/best.safetensors" --data "$data" --kmeans --out "$out/evaluation"
+else
+  mapfile -t pictures < <(find "$data" -type f \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' \) | sort | head -n 12)
+  "$smooseg" segment --model "$out/model/best.safetensors" --out "$out/pictures" "${pictures[@]}"
+  echo "pictures: $out/pictures"
+fi

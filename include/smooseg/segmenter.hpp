@@ -1,0 +1,202 @@
+#pragma once
+
+#include <torch/arg.h>
+#include <torch/nn/functional/padding.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "smooseg/backbone/backbone.hpp"
+#include "smooseg/closeness.hpp"
+#include "smooseg/detail/check.hpp"
+#include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/predictor.hpp"
+#include "smooseg/projector.hpp"
+
+namespace smooseg {
+
+struct SegmenterOptions {
+  /// Whether codes are averaged over a picture and its mirror image.
+  TORCH_ARG(bool, flip) = false;
+  /// Side in pixels of the tiles into which larger pictures are cut for a backbone that does not take whole ones.
+  TORCH_ARG(int64_t, tile) = 512;
+  /// Pixels that neighbouring tiles share, at least.
+  TORCH_ARG(int64_t, overlap) = 64;
+};
+
+namespace detail {
+
+/// Bilinear sampling along one axis: output i is lower * (1 - weight) + upper * weight of the cells named.
+struct AxisSamples {
+  Tensor lower, upper, weight;
+
+  /// @param outputs number of samples over the whole axis. @param begin, end those wanted.
+  /// @param extent what the axis measures in cells (may end within the last cell). @param cells number of cells.
+  AxisSamples(int64_t outputs, int64_t begin, int64_t end, double extent, int64_t cells, torch::Device device) {
+    const auto last = static_cast<double>(cells - 1);
+    const Tensor at =
+        ((torch::arange(begin, end, torch::kFloat64) + 0.5) * (extent / static_cast<double>(outputs)) - 0.5)
+            .clamp(0, last);
+    const Tensor floor = at.floor();
+    weight = (at - floor).to(device);
+    lower = floor.to(torch::kInt64).to(device);
+    upper = (lower + 1).clamp_max(cells - 1);
+  }
+
+  Tensor interpolate(const Tensor& map, int64_t dim) const {
+    std::vector<int64_t> sizes(static_cast<std::size_t>(map.dim()), 1);
+    sizes[static_cast<std::size_t>(dim)] = weight.numel();
+    return at::lerp(map.index_select(dim, lower), map.index_select(dim, upper), weight.to(map.dtype()).view(sizes));
+  }
+};
+
+/// A stretch of an axis cut into tiles: where a tile starts, and which of its cells are kept.
+struct TileSpan {
+  int64_t start, keep_begin, keep_end;  // keep_* count from the axis' origin
+};
+
+/// Tiles of `size` cells over `length` cells, neighbours sharing at least `overlap`; each overlap is cut in the middle.
+inline std::vector<TileSpan> tile_spans(int64_t length, int64_t size, int64_t overlap) {
+  if (length <= size) return {{0, 0, length}};
+  std::vector<TileSpan> spans;
+  for (int64_t start = 0;; start += size - overlap) {
+    start = std::min(start, length - size);
+    const int64_t kept_until = spans.empty() ? 0 : (spans.back().start + size + start) / 2;
+    if (!spans.empty()) spans.back().keep_end = kept_until;
+    spans.push_back({start, kept_until, length});
+    if (start == length - size) return spans;
+  }
+}
+
+}  // namespace detail
+
+/// Backbone, projector and predictor as one: pictures in, labels out. Pictures may have any size of at least a patch:
+/// they are padded to whole patches by repeating the border, and large ones cut into tiles where the backbone needs it.
+class SegmenterImpl : public torch::nn::Module {
+ public:
+  /// @throws c10::Error if the parts do not fit each other or the tile holds no patch.
+  SegmenterImpl(std::shared_ptr<backbone::Backbone> backbone, Projector projector, PrototypePredictor predictor,
+                const SegmenterOptions& options = {})
+      : options(options),
+        backbone(std::move(backbone)),
+        projector(std::move(projector)),
+        predictor(std::move(predictor)) {
+    constexpr auto kName = "smooseg::Segmenter";
+    TORCH_CHECK(this->backbone != nullptr, kName, ": the backbone is null");
+    TORCH_CHECK(this->projector->options.in_channels() == this->backbone->channels(), kName,
+                ": expected a projector for the backbone's ", this->backbone->channels(), " channels, got one for ",
+                this->projector->options.in_channels());
+    TORCH_CHECK(this->projector->options.embed_dim() == this->predictor->options.embed_dim(), kName,
+                ": expected projector and predictor of one embed_dim, got ", this->projector->options.embed_dim(),
+                " and ", this->predictor->options.embed_dim());
+    const int64_t p = this->backbone->patch_size();
+    TORCH_CHECK(options.overlap() >= 0 && options.tile() / p > (options.overlap() + p - 1) / p, kName,
+                ": expected a tile of more pixels than the overlap plus a patch of ", p, ", got ", options.tile(),
+                " and ", options.overlap());
+    register_module("backbone", this->backbone);
+    register_module("projector", this->projector);
+    register_module("predictor", this->predictor);
+  }
+
+  /// The code z of a picture.
+  /// @param images (B,3,H,W), floating, normalised as `backbone::Backbone` says; H and W at least a patch.
+  /// @return (B,D,h,w), h and w being H and W in patches, rounded up.
+  Tensor code(const Tensor& images) {
+    constexpr auto kName = "smooseg::Segmenter::code";
+    detail::check_map(images, kName, "images", "(B,3,H,W)", 4);
+    const int64_t p = backbone->patch_size(), height = images.size(2), width = images.size(3);
+    TORCH_CHECK(images.size(1) == 3 && height >= p && width >= p, kName, ": expected images of shape (B,3,H,W) of at ",
+                "least a patch of ", p, " x ", p, " pixels, got ", detail::shape_of(images));
+    const torch::NoGradGuard no_grad;
+    namespace F = torch::nn::functional;
+    const auto padding = F::PadFuncOptions({0, (p - width % p) % p, 0, (p - height % p) % p}).mode(torch::kReplicate);
+    const Tensor padded = height % p == 0 && width % p == 0 ? images : F::pad(images, padding);
+    const Tensor z = tiled_code(padded);
+    return options.flip() ? (z + tiled_code(padded.flip({3})).flip({3})) / 2 : z;
+  }
+
+  /// Similarities of the upsampled code to the teacher's prototypes, what the CRF's probabilities are made of.
+  /// @param images as `code`. @return (B,K,H,W), cosines in [-1,1].
+  Tensor logits(const Tensor& images) {
+    const torch::NoGradGuard no_grad;
+    const int64_t height = images.size(-2), width = images.size(-1);
+    const Tensor z = upsample(code(images), height, width, height, width, 0, height);
+    return functional::prototype_logits(predictor->teacher, z);
+  }
+
+  /// The most similar class of each pixel. @param images as `code`. @return (B,H,W) int64.
+  Tensor labels(const Tensor& images) { return labels(images, images.size(-2), images.size(-1)); }
+
+  /// The same at another size than the pictures'. Works in strips, so that a large output takes little more memory than
+  /// its labels.
+  Tensor labels(const Tensor& images, int64_t out_height, int64_t out_width) {
+    TORCH_CHECK(out_height >= 1 && out_width >= 1,
+                "smooseg::Segmenter::labels: expected a size of at least 1 x 1, got ", out_height, " x ", out_width);
+    const torch::NoGradGuard no_grad;
+    const Tensor z = code(images);
+    // The arg max over classes is that of p_k . z, which is linear in z: upsampling K similarities instead of D
+    // channels gives the same labels.
+    const Tensor unit = CosineCloseness{}.embed(predictor->teacher.t().unsqueeze(0)).transpose(1, 2);
+    const Tensor dots = unit.matmul(z.flatten(2)).view({z.size(0), -1, z.size(2), z.size(3)});
+    const Tensor result = torch::empty({z.size(0), out_height, out_width}, z.options().dtype(torch::kInt64));
+    const int64_t rows = std::max<int64_t>(1, kStripElements / (z.size(0) * dots.size(1) * out_width));
+    for (int64_t y = 0; y < out_height; y += rows) {
+      const int64_t end = std::min(y + rows, out_height);
+      const Tensor strip = upsample(dots, images.size(2), images.size(3), out_height, out_width, y, end);
+      result.narrow(1, y, end - y).copy_(strip.argmax(1));
+    }
+    return result;
+  }
+
+  SegmenterOptions options;
+  std::shared_ptr<backbone::Backbone> backbone;
+  Projector projector;
+  PrototypePredictor predictor;
+
+ private:
+  static constexpr int64_t kStripElements = int64_t{1} << 23;
+
+  /// @param images H and W multiples of the patch.
+  Tensor tiled_code(const Tensor& images) {
+    const int64_t p = backbone->patch_size(), height = images.size(2) / p, width = images.size(3) / p;
+    if (backbone->takes_whole_pictures()) return projector(backbone->features(images)).code;
+    const int64_t size = options.tile() / p, overlap = (options.overlap() + p - 1) / p;
+    const auto rows = detail::tile_spans(height, size, overlap), columns = detail::tile_spans(width, size, overlap);
+    if (rows.size() == 1 && columns.size() == 1) return projector(backbone->features(images)).code;
+    Tensor result;
+    for (const auto& r : rows) {
+      for (const auto& c : columns) {
+        const Tensor tile =
+            images.narrow(2, r.start * p, std::min(size, height) * p).narrow(3, c.start * p, std::min(size, width) * p);
+        const Tensor z = projector(backbone->features(tile.contiguous())).code;
+        if (!result.defined()) result = torch::empty({z.size(0), z.size(1), height, width}, z.options());
+        const auto kept = [&](const Tensor& t, int64_t row, int64_t column) {
+          return t.narrow(2, row, r.keep_end - r.keep_begin).narrow(3, column, c.keep_end - c.keep_begin);
+        };
+        kept(result, r.keep_begin, c.keep_begin).copy_(kept(z, r.keep_begin - r.start, c.keep_begin - c.start));
+      }
+    }
+    return result;
+  }
+
+  /// Rows begin to end of a map (B,C,h,w) of patches, upsampled bilinearly (corners not aligned) to a picture of
+  /// out_height x out_width; the picture that the map belongs to measures height x width.
+  Tensor upsample(const Tensor& map, int64_t height, int64_t width, int64_t out_height, int64_t out_width,
+                  int64_t begin, int64_t end) const {
+    const auto cells = [&](int64_t pixels) {
+      return static_cast<double>(pixels) / static_cast<double>(backbone->patch_size());
+    };
+    const detail::AxisSamples y(out_height, begin, end, cells(height), map.size(2), map.device());
+    const detail::AxisSamples x(out_width, 0, out_width, cells(width), map.size(3), map.device());
+    return x.interpolate(y.interpolate(map, 2), 3);
+  }
+};
+TORCH_MODULE(Segmenter);
+
+}  // namespace smooseg
