@@ -9,12 +9,28 @@
 #include <torch/version.h>
 
 #include <optional>
+#include <sstream>
+#include <string>
+#include <type_traits>
 
 namespace smooseg {
 
 using torch::Tensor;
 
 namespace detail {
+
+/// The key of a parameter in an optimiser's `state()`: text in older releases, an address in newer ones.
+template <class StateMap>
+typename StateMap::key_type optimizer_key(const StateMap&, const Tensor& parameter) {
+  auto* const address = parameter.unsafeGetTensorImpl();
+  if constexpr (std::is_same_v<typename StateMap::key_type, std::string>) {
+    std::ostringstream text;
+    text << address;
+    return text.str();
+  } else {
+    return address;
+  }
+}
 
 /// An optional generator as this LibTorch's operators take it: `c10::optional` was a class of its own before 2.x.
 inline auto torch_generator(const std::optional<at::Generator>& generator) {

@@ -1,0 +1,409 @@
+#pragma once
+
+// The vision transformer (Dosovitskiy et al., 2021) as DINO (Caron et al., 2021) and DINOv2 (Oquab et al., 2023; with
+// registers Darcet et al., 2023) use it: a frozen extractor of patch features. Parameters bear the names of DINO's and
+// DINOv2's own state dicts.
+
+#include <ATen/Functions.h>
+#include <c10/util/Exception.h>
+#include <torch/arg.h>
+#include <torch/nn/functional/linear.h>
+#include <torch/nn/module.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/nn/modules/normalization.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "smooseg/backbone/backbone.hpp"
+#include "smooseg/detail/check.hpp"
+#include "smooseg/detail/torch_compat.hpp"
+
+namespace smooseg::detail {
+
+/// softmax(q k^T / sqrt(d)) v, for a few images' and queries' scores at a time, so that they stay in cache and memory
+/// grows with N instead of N^2.
+/// @param q, k, v (B,heads,N,d), of any strides.
+/// @param max_scores how many scores may exist at a time.
+/// @return (B,heads,N,d).
+inline Tensor blocked_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t max_scores = 1 << 20) {
+  const int64_t heads = q.size(1), queries = q.size(2), keys = k.size(2);
+  const int64_t rows = std::max<int64_t>(1, max_scores / (heads * keys));
+  const double scale = 1 / std::sqrt(static_cast<double>(q.size(3)));
+  std::vector<Tensor> images, blocks;
+  for (int64_t image = 0; image < q.size(0); ++image) {
+    blocks.clear();
+    for (int64_t first = 0; first < queries; first += rows) {
+      const Tensor block = q[image].slice(1, first, first + rows) * scale;
+      blocks.push_back(at::bmm(at::bmm(block, k[image].transpose(1, 2)).softmax(-1), v[image]));
+    }
+    images.push_back(at::cat(blocks, 1));
+  }
+  return at::stack(images);
+}
+
+/// softmax(q k^T / sqrt(d)) v by the best means that this LibTorch has; no (B,heads,N,N) tensor.
+inline Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v) {
+  const Tensor fused = fused_attention(q, k, v);
+  return fused.defined() ? fused : blocked_attention(q, k, v);
+}
+
+}  // namespace smooseg::detail
+
+namespace smooseg::backbone {
+
+/// What a transformer's patch features are.
+enum class FeatureKind {
+  kTokens,  ///< the patch tokens after the final norm
+  kKeys,    ///< the keys of the last block's attention, heads side by side
+};
+
+/// Options for `VisionTransformer`.
+struct VisionTransformerOptions {
+  VisionTransformerOptions(int64_t patch_size, int64_t embed_dim, int64_t depth, int64_t heads)
+      : patch_size_(patch_size), embed_dim_(embed_dim), depth_(depth), heads_(heads) {}
+
+  /// DINO's models, by the names of its hub.
+  static VisionTransformerOptions dino_vits8() { return {8, 384, 12, 6}; }
+  static VisionTransformerOptions dino_vits16() { return {16, 384, 12, 6}; }
+  static VisionTransformerOptions dino_vitb8() { return {8, 768, 12, 12}; }
+  static VisionTransformerOptions dino_vitb16() { return {16, 768, 12, 12}; }
+
+  /// DINOv2's models, by the names of its hub; `registers`: those called `_reg`.
+  static VisionTransformerOptions dinov2_vits14(bool registers = false) { return dinov2(384, 12, 6, registers); }
+  static VisionTransformerOptions dinov2_vitb14(bool registers = false) { return dinov2(768, 12, 12, registers); }
+  static VisionTransformerOptions dinov2_vitl14(bool registers = false) { return dinov2(1024, 24, 16, registers); }
+  static VisionTransformerOptions dinov2_vitg14(bool registers = false) {
+    return dinov2(1536, 40, 24, registers).swiglu(true);
+  }
+
+  /// Side of a patch in pixels.
+  TORCH_ARG(int64_t, patch_size);
+
+  /// Channels C of a token, a multiple of `heads`.
+  TORCH_ARG(int64_t, embed_dim);
+
+  /// Number of blocks.
+  TORCH_ARG(int64_t, depth);
+
+  /// Number of attention heads.
+  TORCH_ARG(int64_t, heads);
+
+  /// Side in pixels of the square images that the position embeddings were made for, a multiple of `patch_size`.
+  /// Default: 224
+  TORCH_ARG(int64_t, image_size) = 224;
+
+  /// Tokens beside the class token that belong to no patch. Default: 0
+  TORCH_ARG(int64_t, register_tokens) = 0;
+
+  /// Whether a learned factor per channel scales what each half of a block adds. Default: false
+  TORCH_ARG(bool, layer_scale) = false;
+
+  /// Whether the blocks' MLP is a SwiGLU (Shazeer, 2020) instead of a GELU one. Default: false
+  TORCH_ARG(bool, swiglu) = false;
+
+  /// Added to the number of patches where the scale of the position grid is computed. Default: 0.1
+  TORCH_ARG(double, interpolate_offset) = 0.1;
+
+  /// Whether positions are interpolated with antialiasing. Default: false
+  TORCH_ARG(bool, interpolate_antialias) = false;
+
+  /// Which features `features()` gives. Default: FeatureKind::kTokens
+  TORCH_ARG(FeatureKind, features) = FeatureKind::kTokens;
+
+ private:
+  static VisionTransformerOptions dinov2(int64_t embed_dim, int64_t depth, int64_t heads, bool registers) {
+    auto options = VisionTransformerOptions(14, embed_dim, depth, heads).image_size(518).layer_scale(true);
+    if (registers) options.register_tokens(4).interpolate_offset(0.0).interpolate_antialias(true);
+    return options;
+  }
+};
+
+/// Multi-head self-attention; parameters qkv.*, proj.*.
+class SelfAttentionImpl : public torch::nn::Module {
+ public:
+  explicit SelfAttentionImpl(const VisionTransformerOptions& options)
+      : embed_dim_(options.embed_dim()),
+        heads_(options.heads()),
+        qkv_(register_module("qkv", torch::nn::Linear(embed_dim_, 3 * embed_dim_))),
+        proj_(register_module("proj", torch::nn::Linear(embed_dim_, embed_dim_))) {}
+
+  /// (B,N,C) -> (B,N,C).
+  Tensor forward(const Tensor& x) {
+    const Tensor qkv = split_heads(qkv_(x));
+    const auto part = [&](int64_t i) { return qkv.narrow(1, i * heads_, heads_); };
+    return proj_(detail::attention(part(0), part(1), part(2)).transpose(1, 2).flatten(2));
+  }
+
+  /// The keys, heads side by side: (B,N,C) -> (B,N,C).
+  Tensor keys(const Tensor& x) const { return project(x, 1); }
+
+  /// How much the first token attends to each: (B,N,C) -> (B,heads,N), rows of sum 1.
+  Tensor first_attention(const Tensor& x) const {
+    const Tensor q = split_heads(project(x.narrow(1, 0, 1), 0)), k = split_heads(project(x, 1));
+    const double scale = 1 / std::sqrt(static_cast<double>(q.size(3)));
+    return at::matmul(q * scale, k.transpose(2, 3)).softmax(-1).squeeze(2);
+  }
+
+ private:
+  /// Part 0, 1 or 2 (queries, keys or values) of the projection alone: (B,N,C) -> (B,N,C).
+  Tensor project(const Tensor& x, int64_t part) const {
+    const int64_t first = part * embed_dim_;
+    return at::linear(x, qkv_->weight.narrow(0, first, embed_dim_), qkv_->bias.narrow(0, first, embed_dim_));
+  }
+
+  /// (B,N,n d) -> (B,n,N,d), a view; d is the size of a head.
+  Tensor split_heads(const Tensor& x) const {
+    return x.reshape({x.size(0), x.size(1), -1, embed_dim_ / heads_}).transpose(1, 2);
+  }
+
+  int64_t embed_dim_, heads_;
+  torch::nn::Linear qkv_, proj_;
+};
+TORCH_MODULE(SelfAttention);
+
+/// The MLP of a block: fc2(gelu(fc1(x))), or w3(silu(a) * b) with (a, b) = w12(x); parameters under these names.
+class FeedForwardImpl : public torch::nn::Module {
+ public:
+  explicit FeedForwardImpl(const VisionTransformerOptions& options) : swiglu_(options.swiglu()) {
+    const int64_t channels = options.embed_dim();
+    // A gate costs a third product: two thirds of the width keep the number of parameters, rounded up to eights.
+    const int64_t hidden = swiglu_ ? (4 * channels * 2 / 3 + 7) / 8 * 8 : 4 * channels;
+    in_ = register_module(swiglu_ ? "w12" : "fc1", torch::nn::Linear(channels, swiglu_ ? 2 * hidden : hidden));
+    out_ = register_module(swiglu_ ? "w3" : "fc2", torch::nn::Linear(hidden, channels));
+  }
+
+  /// (B,N,C) -> (B,N,C).
+  Tensor forward(const Tensor& x) {
+    const Tensor hidden = in_(x);
+    if (!swiglu_) return out_(at::gelu(hidden));
+    const std::vector<Tensor> halves = hidden.chunk(2, -1);
+    return out_(at::silu(halves[0]) * halves[1]);
+  }
+
+ private:
+  bool swiglu_;
+  torch::nn::Linear in_{nullptr}, out_{nullptr};
+};
+TORCH_MODULE(FeedForward);
+
+/// A factor per channel; parameter gamma (C).
+class LayerScaleImpl : public torch::nn::Module {
+ public:
+  explicit LayerScaleImpl(const VisionTransformerOptions& options)
+      : gamma_(register_parameter("gamma", at::ones({options.embed_dim()}))) {}
+
+  Tensor forward(const Tensor& x) { return x * gamma_; }
+
+ private:
+  Tensor gamma_;
+};
+TORCH_MODULE(LayerScale);
+
+/// One block: x + attn(norm1(x)), then the same with mlp and norm2; scaled by ls1 and ls2 where the options say so.
+class TransformerBlockImpl : public torch::nn::Module {
+ public:
+  explicit TransformerBlockImpl(const VisionTransformerOptions& options)
+      : norm1_(register_module("norm1", norm(options))),
+        attn_(register_module("attn", SelfAttention(options))),
+        norm2_(register_module("norm2", norm(options))),
+        mlp_(register_module("mlp", FeedForward(options))) {
+    if (!options.layer_scale()) return;
+    ls1_ = register_module("ls1", LayerScale(options));
+    ls2_ = register_module("ls2", LayerScale(options));
+  }
+
+  /// (B,N,C) -> (B,N,C).
+  Tensor forward(const Tensor& x) {
+    const Tensor attended = x + scaled(ls1_, attn_(norm1_(x)));
+    return attended + scaled(ls2_, mlp_(norm2_(attended)));
+  }
+
+  /// The keys alone: (B,N,C) -> (B,N,C).
+  Tensor keys(const Tensor& x) { return attn_->keys(norm1_(x)); }
+
+  /// How much the first token attends to each: (B,N,C) -> (B,heads,N).
+  Tensor first_attention(const Tensor& x) { return attn_->first_attention(norm1_(x)); }
+
+  /// The layer norm that all of the transformer uses.
+  static torch::nn::LayerNorm norm(const VisionTransformerOptions& options) {
+    return torch::nn::LayerNorm(torch::nn::LayerNormOptions({options.embed_dim()}).eps(1e-6));
+  }
+
+ private:
+  static Tensor scaled(LayerScale& scale, const Tensor& x) { return scale.is_empty() ? x : scale(x); }
+
+  torch::nn::LayerNorm norm1_;
+  SelfAttention attn_;
+  torch::nn::LayerNorm norm2_;
+  FeedForward mlp_;
+  LayerScale ls1_{nullptr}, ls2_{nullptr};
+};
+TORCH_MODULE(TransformerBlock);
+
+/// A vision transformer: pictures in, patch features out. It always computes as in evaluation (there is no dropout),
+/// and its parameters require no gradient until asked to. Images are converted to the dtype of the weights, in which
+/// the results come.
+///
+///     VisionTransformer vit(VisionTransformerOptions::dino_vits8());
+///     io::load(*vit, "dino_deitsmall8_pretrain.pth");
+///     Tensor features = vit->features(images);
+class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
+ public:
+  /// @throws c10::Error for sizes that are not positive or do not divide as the options demand.
+  explicit VisionTransformerImpl(const VisionTransformerOptions& options_) : options(options_) {
+    check_options();
+    reset();
+  }
+
+  /// Creates the parameters, with random values.
+  void reset() override {
+    const int64_t channels = options.embed_dim(), side = grid_side();
+    cls_token_ = register_parameter("cls_token", at::randn({1, 1, channels}) * 0.02);
+    pos_embed_ = register_parameter("pos_embed", at::randn({1, 1 + side * side, channels}) * 0.02);
+    if (options.register_tokens() > 0) {
+      const Tensor tokens = at::randn({1, options.register_tokens(), channels}) * 0.02;
+      register_tokens_ = register_parameter("register_tokens", tokens);
+    }
+    const auto patch_embed = register_module("patch_embed", std::make_shared<torch::nn::Module>("PatchEmbedding"));
+    const auto convolution = torch::nn::Conv2dOptions(3, channels, options.patch_size()).stride(options.patch_size());
+    projection_ = patch_embed->register_module("proj", torch::nn::Conv2d(convolution));
+    const auto list = register_module("blocks", std::make_shared<torch::nn::Module>("TransformerBlocks"));
+    blocks_.clear();
+    for (int64_t i = 0; i < options.depth(); ++i) {
+      blocks_.push_back(list->register_module(std::to_string(i), TransformerBlock(options)));
+    }
+    norm_ = register_module("norm", TransformerBlockImpl::norm(options));
+    for (Tensor& parameter : parameters()) parameter.set_requires_grad(false);
+  }
+
+  /// Features of each patch, of the kind that the options name.
+  /// @param images (B,3,H,W), floating, RGB in [0,1] normalised with `kImageNetMean` and `kImageNetStd`; H and W
+  ///   multiples of the patch size p.
+  /// @return (B,C,H/p,W/p), C = embed_dim.
+  /// @throws c10::Error for other shapes, dtypes or devices.
+  Tensor features(const Tensor& images) override {
+    check(images, "VisionTransformer::features");
+    const bool keys = options.features() == FeatureKind::kKeys;
+    const Tensor all = keys ? blocks_.back()->keys(before_last_block(images)) : all_tokens(images);
+    const int64_t p = options.patch_size();
+    return all.slice(1, first_patch())
+        .transpose(1, 2)
+        .reshape({images.size(0), options.embed_dim(), images.size(2) / p, images.size(3) / p});
+  }
+
+  /// All tokens after the final norm: class, registers, then patches row by row.
+  /// @param images as `features` takes them.
+  /// @return (B, 1 + register_tokens + H/p W/p, C).
+  Tensor tokens(const Tensor& images) {
+    check(images, "VisionTransformer::tokens");
+    return all_tokens(images);
+  }
+
+  /// How much the class token attends to each patch, in the last block. What it attends to itself and to registers is
+  /// left out, so a head's sum is below 1.
+  /// @param images as `features` takes them.
+  /// @return (B,heads,H/p W/p), patches row by row.
+  Tensor attention(const Tensor& images) {
+    check(images, "VisionTransformer::attention");
+    return blocks_.back()->first_attention(before_last_block(images)).slice(2, first_patch());
+  }
+
+  int64_t patch_size() const override { return options.patch_size(); }
+  int64_t channels() const override { return options.embed_dim(); }
+
+  void pretty_print(std::ostream& stream) const override {
+    stream << "smooseg::backbone::VisionTransformer(patch_size=" << options.patch_size()
+           << ", embed_dim=" << options.embed_dim() << ", depth=" << options.depth() << ", heads=" << options.heads()
+           << ", image_size=" << options.image_size()
+           << ", features=" << (options.features() == FeatureKind::kKeys ? "keys" : "tokens") << ")";
+  }
+
+  /// What this module was made with.
+  VisionTransformerOptions options;
+
+ private:
+  void check_options() const {
+    const auto positive = [](const char* name, int64_t value) {
+      TORCH_CHECK(value > 0, "VisionTransformer: expected a positive ", name, ", got ", value);
+    };
+    positive("patch_size", options.patch_size());
+    positive("embed_dim", options.embed_dim());
+    positive("depth", options.depth());
+    positive("heads", options.heads());
+    positive("image_size", options.image_size());
+    TORCH_CHECK(options.embed_dim() % options.heads() == 0,
+                "VisionTransformer: expected an embed_dim that is a multiple of heads, got ", options.embed_dim(),
+                " and ", options.heads());
+    TORCH_CHECK(options.image_size() % options.patch_size() == 0,
+                "VisionTransformer: expected an image_size that is a multiple of patch_size, got ",
+                options.image_size(), " and ", options.patch_size());
+    TORCH_CHECK(options.register_tokens() >= 0, "VisionTransformer: expected register_tokens of at least 0, got ",
+                options.register_tokens());
+  }
+
+  void check(const Tensor& images, const char* function) const {
+    check_images(images, function);
+    detail::check_same_device(images, pos_embed_, function, "images", "the weights");
+  }
+
+  /// Patches along a side of the image that the position embeddings were made for.
+  int64_t grid_side() const { return options.image_size() / options.patch_size(); }
+
+  /// Index of the first patch among the tokens.
+  int64_t first_patch() const { return 1 + options.register_tokens(); }
+
+  Tensor all_tokens(const Tensor& images) { return norm_(blocks_.back()(before_last_block(images))); }
+
+  /// What enters the last block: (B,N,C).
+  Tensor before_last_block(const Tensor& images) {
+    Tensor x = embed(images);
+    for (std::size_t i = 0; i + 1 < blocks_.size(); ++i) x = blocks_[i](x);
+    return x;
+  }
+
+  /// What enters the first block: the class token and the patches with their positions, registers without.
+  Tensor embed(const Tensor& images) {
+    const Tensor patches = projection_(images.to(projection_->weight.scalar_type()));
+    const Tensor positions = position_embeddings(patches.size(2), patches.size(3));
+    const auto for_all = [&](const Tensor& token) { return token.expand({images.size(0), -1, -1}); };
+    std::vector<Tensor> tokens{for_all(cls_token_ + positions.narrow(1, 0, 1))};
+    if (register_tokens_.defined()) tokens.push_back(for_all(register_tokens_));
+    tokens.push_back(patches.flatten(2).transpose(1, 2) + positions.slice(1, 1));
+    return at::cat(tokens, 1);
+  }
+
+  /// Position embeddings of the class token and of rows x columns patches: (1, 1 + rows columns, C). Other grids than
+  /// the learned one are interpolated (bicubic), at the scale (rows + offset) / side: DINO's offset of 0.1 guards its
+  /// rounding of the size, and shifts every sample a little.
+  Tensor position_embeddings(int64_t rows, int64_t columns) const {
+    const int64_t side = grid_side();
+    if (rows == side && columns == side) return pos_embed_;
+    const auto scale = [&](int64_t patches) {
+      return (static_cast<double>(patches) + options.interpolate_offset()) / static_cast<double>(side);
+    };
+    const auto wide = c10::promoteTypes(pos_embed_.scalar_type(), torch::kFloat);
+    const Tensor grid = pos_embed_.slice(1, 1).unflatten(1, {side, side}).permute({0, 3, 1, 2}).to(wide);
+    const Tensor resized =
+        options.interpolate_antialias()
+            ? at::_upsample_bicubic2d_aa(grid, {rows, columns}, /*align_corners=*/false, scale(rows), scale(columns))
+            : at::upsample_bicubic2d(grid, {rows, columns}, /*align_corners=*/false, scale(rows), scale(columns));
+    return at::cat({pos_embed_.narrow(1, 0, 1), resized.flatten(2).transpose(1, 2).to(pos_embed_.scalar_type())}, 1);
+  }
+
+  Tensor cls_token_, pos_embed_, register_tokens_;
+  torch::nn::Conv2d projection_{nullptr};
+  std::vector<TransformerBlock> blocks_;
+  torch::nn::LayerNorm norm_{nullptr};
+};
+TORCH_MODULE(VisionTransformer);
+
+}  // namespace smooseg::backbone

@@ -1,0 +1,120 @@
+#pragma once
+
+// Files that appear whole or not at all. Needs no LibTorch.
+
+#ifdef _WIN32
+#include <process.h>
+#else
+#include <unistd.h>
+#endif
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <ostream>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
+namespace smooseg::io {
+
+/// A file under construction: written under a temporary name in the target's folder, and renamed to the target by
+/// `commit`. A reader sees the old file or the new one, never a part; without `commit` the temporary is removed.
+///
+///     AtomicFile file("out/model.bin");
+///     write_somehow(file.temporary_path());   // check that it worked
+///     file.commit();
+class AtomicFile {
+ public:
+  /// Creates the temporary file, empty; no other process or object gets the same one.
+  /// @throws std::runtime_error naming the target and the system's reason where the folder cannot be written to, or
+  ///   where the target is something other than a regular file.
+  explicit AtomicFile(const std::filesystem::path& target) : target_(target) {
+    std::error_code error;
+    const auto status = std::filesystem::status(target, error);
+    if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+      fail(target, std::filesystem::is_directory(status) ? "it is a folder" : "it is not a regular file");
+    }
+    do {
+      temporary_ = target.parent_path() / temporary_name();
+      errno = 0;
+    } while (!create(temporary_) && errno == EEXIST);
+    if (errno != 0) fail(target, system_reason(errno));
+  }
+
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  ~AtomicFile() {
+    std::error_code ignored;
+    if (!committed_) std::filesystem::remove(temporary_, ignored);
+  }
+
+  /// The path to write to until `commit`.
+  const std::filesystem::path& temporary_path() const { return temporary_; }
+
+  /// Puts the file in the target's place; call it after the temporary was written and closed without an error.
+  /// @throws std::runtime_error naming the target and the system's reason.
+  void commit() {
+    std::error_code error;
+    std::filesystem::rename(temporary_, target_, error);
+    if (error) fail(target_, error.message());
+    committed_ = true;
+  }
+
+  /// Throws std::runtime_error "TARGET: cannot write: REASON", the form of every error of this header.
+  [[noreturn]] static void fail(const std::filesystem::path& target, const std::string& reason) {
+    throw std::runtime_error(target.string() + ": cannot write: " + reason);
+  }
+
+  /// The system's text for an `errno`, such as "No space left on device".
+  static std::string system_reason(int code) {
+    return code == 0 ? "the system gave no reason" : std::generic_category().message(code);
+  }
+
+ private:
+  static std::string temporary_name() {
+#ifdef _WIN32
+    const auto process = _getpid();
+#else
+    const auto process = getpid();
+#endif
+    static std::atomic<unsigned> counter{0};
+    return ".smooseg-" + std::to_string(process) + "-" + std::to_string(counter++) + ".tmp";
+  }
+
+  // Leaves errno at 0 on success and says why in errno on failure; "x" refuses a file that is already there.
+  static bool create(const std::filesystem::path& path) {
+    std::FILE* file = std::fopen(path.string().c_str(), "wbx");
+    if (file == nullptr) return false;
+    std::fclose(file);
+    errno = 0;
+    return true;
+  }
+
+  std::filesystem::path target_;
+  std::filesystem::path temporary_;
+  bool committed_ = false;
+};
+
+/// Writes a file by `write`, which gets the stream, and puts it in place only if all of it could be written.
+/// @param target the file to make or to replace.
+/// @param write called once with a binary stream; it need not check the stream. What it throws is passed on.
+/// @throws std::runtime_error "TARGET: cannot write: No space left on device" and the like; the target, if there was
+///   one, is untouched then and nothing is left behind.
+inline void write_file_atomically(const std::filesystem::path& target,
+                                  const std::function<void(std::ostream&)>& write) {
+  AtomicFile file(target);
+  errno = 0;
+  std::ofstream stream(file.temporary_path(), std::ios::binary | std::ios::trunc);
+  if (stream) write(stream);
+  // Most of what is written only reaches the disk here, and so do its errors.
+  if (stream) stream.close();
+  if (!stream) AtomicFile::fail(target, AtomicFile::system_reason(errno));
+  file.commit();
+}
+
+}  // namespace smooseg::io

@@ -1,0 +1,207 @@
+#pragma once
+
+// The JSON that a safetensors header needs: a pull reader that accepts only what its caller asks for (so that nothing
+// nests deeper than the format), and the escaping of strings.
+
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <set>
+#include <string>
+#include <string_view>
+
+namespace smooseg::io::detail {
+
+/// Length of the UTF-8 sequence that `text` (not empty) begins with, or 0 where it begins with none.
+inline size_t utf8_length(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  if (byte(0) < 0x80) return 1;
+  const size_t length = byte(0) >= 0xF0 ? 4 : byte(0) >= 0xE0 ? 3 : 2;
+  if (byte(0) < 0xC2 || byte(0) > 0xF4 || text.size() < length) return 0;
+  for (size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xC0) != 0x80) return 0;
+  }
+  // Overlong forms, surrogates, and beyond U+10FFFF.
+  if (byte(0) == 0xE0 && byte(1) < 0xA0) return 0;
+  if (byte(0) == 0xED && byte(1) > 0x9F) return 0;
+  if (byte(0) == 0xF0 && byte(1) < 0x90) return 0;
+  if (byte(0) == 0xF4 && byte(1) > 0x8F) return 0;
+  return length;
+}
+
+inline bool is_utf8(std::string_view text) {
+  while (!text.empty()) {
+    const size_t length = utf8_length(text);
+    if (length == 0) return false;
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
+/// `text` (UTF-8) as a JSON string, quotes included.
+inline std::string json_quoted(std::string_view text) {
+  static constexpr char kHex[] = "0123456789abcdef";
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      out += {'\\', c};
+    } else if (c == '\n') {
+      out += "\\n";
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      out += {'\\', 'u', '0', '0', kHex[c >> 4], kHex[c & 15]};
+    } else {
+      out += c;
+    }
+  }
+  return out + '"';
+}
+
+/// Reads a JSON text from front to back; each call demands one kind of value.
+class JsonReader {
+ public:
+  /// @param source what errors begin with.
+  JsonReader(std::string_view text, std::string_view source) : text_(text), source_(source) {}
+
+  /// An object: calls `member(key)`, which reads the value, for each member. A key may stand only once.
+  template <typename Member>
+  void object(Member&& member) {
+    std::set<std::string> keys;
+    expect('{');
+    if (accept('}')) return;
+    do {
+      const std::string key = string();
+      check(keys.insert(key).second, "the key '" + key + "' stands twice");
+      expect(':');
+      member(key);
+    } while (accept(','));
+    expect('}');
+  }
+
+  /// An array: calls `element()`, which reads it, for each element.
+  template <typename Element>
+  void array(Element&& element) {
+    expect('[');
+    if (accept(']')) return;
+    do element();
+    while (accept(','));
+    expect(']');
+  }
+
+  std::string string() {
+    expect('"');
+    std::string out;
+    for (char c = next(); c != '"'; c = next()) {
+      if (c == '\\') {
+        append_escape(out);
+      } else {
+        check(static_cast<unsigned char>(c) >= 0x20, "a control character in a string");
+        out += c;
+      }
+    }
+    check(is_utf8(out), "a string that is not UTF-8");
+    return out;
+  }
+
+  /// An integer of 0 to 2^63 - 1.
+  int64_t integer() {
+    skip_spaces();
+    const size_t begin = position_;
+    constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+    int64_t value = 0;
+    while (position_ < text_.size() && text_[position_] >= '0' && text_[position_] <= '9') {
+      const int64_t digit = text_[position_++] - '0';
+      check(value <= (kMax - digit) / 10, "a number of more than 63 bits");
+      value = value * 10 + digit;
+    }
+    check(position_ > begin, "expected a number that is whole and not negative");
+    check(text_[begin] != '0' || position_ == begin + 1, "a number with leading zeros");
+    return value;
+  }
+
+  /// Demands that nothing but spaces follows.
+  void end() {
+    skip_spaces();
+    check(position_ == text_.size(), "something follows the end");
+  }
+
+  /// Throws c10::Error saying `problem` and where it is, unless `condition`.
+  void check(bool condition, std::string_view problem) const {
+    TORCH_CHECK(condition, source_, ": invalid header: ", problem, ", at character ", position_);
+  }
+
+ private:
+  char next() {
+    check(position_ < text_.size(), "it ends too early");
+    return text_[position_++];
+  }
+
+  void skip_spaces() { position_ = std::min(text_.find_first_not_of(" \t\r\n", position_), text_.size()); }
+
+  bool accept(char wanted) {
+    skip_spaces();
+    if (position_ == text_.size() || text_[position_] != wanted) return false;
+    ++position_;
+    return true;
+  }
+
+  void expect(char wanted) { check(accept(wanted), std::string("expected '") + wanted + "'"); }
+
+  void append_escape(std::string& out) {
+    static constexpr std::string_view kLetters = "\"\\/bfnrt";
+    static constexpr std::string_view kMeanings = "\"\\/\b\f\n\r\t";
+    const char letter = next();
+    const size_t known = kLetters.find(letter);
+    if (known != std::string_view::npos) {
+      out += kMeanings[known];
+    } else {
+      check(letter == 'u', "an unknown escape in a string");
+      append_utf8(out, code_point());
+    }
+  }
+
+  // The code point after "\u", of one unit of UTF-16 or of a pair of surrogates.
+  uint32_t code_point() {
+    const uint32_t unit = hex4();
+    if (unit < 0xD800 || unit > 0xDFFF) return unit;
+    check(unit < 0xDC00 && next() == '\\' && next() == 'u', "half a surrogate pair in a string");
+    const uint32_t low = hex4();
+    check(low >= 0xDC00 && low <= 0xDFFF, "half a surrogate pair in a string");
+    return 0x10000 + ((unit - 0xD800) << 10) + (low - 0xDC00);
+  }
+
+  uint32_t hex4() {
+    uint32_t value = 0;
+    for (int i = 0; i < 4; ++i) {
+      static constexpr std::string_view kDigits = "0123456789abcdefABCDEF";
+      const size_t digit = kDigits.find(next());
+      check(digit != std::string_view::npos, "a bad \\u escape in a string");
+      value = value * 16 + static_cast<uint32_t>(digit < 16 ? digit : digit - 6);
+    }
+    return value;
+  }
+
+  static void append_utf8(std::string& out, uint32_t code) {
+    const auto tail = [&](int shift) { out += static_cast<char>(0x80 | ((code >> shift) & 0x3F)); };
+    if (code < 0x80) {
+      out += static_cast<char>(code);
+    } else if (code < 0x800) {
+      out += static_cast<char>(0xC0 | (code >> 6));
+      tail(0);
+    } else if (code < 0x10000) {
+      out += static_cast<char>(0xE0 | (code >> 12));
+      tail(6), tail(0);
+    } else {
+      out += static_cast<char>(0xF0 | (code >> 18));
+      tail(12), tail(6), tail(0);
+    }
+  }
+
+  std::string_view text_;
+  std::string_view source_;
+  size_t position_ = 0;
+};
+
+}  // namespace smooseg::io::detail

@@ -1,0 +1,154 @@
+#pragma once
+
+// The directory of a zip archive whose entries are stored, as PyTorch writes them (with zip64 from 4 GB on).
+// Format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3 and 4.5.3.
+
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <initializer_list>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "smooseg/io/detail/file_bytes.hpp"
+
+namespace smooseg::io::detail {
+
+/// Reads the directory of an archive and hands out the entries' bytes without copying them.
+class ZipArchive {
+ public:
+  /// @throws c10::Error naming the file where the directory is damaged, or an entry is compressed or encrypted.
+  explicit ZipArchive(FileBytes file) : file_(std::move(file)) {
+    const Directory directory = find_directory();
+    Cursor cursor(file_, directory.offset);
+    for (uint64_t i = 0; i < directory.entries; ++i) read_entry(cursor);
+  }
+
+  /// The file's path.
+  const std::string& name() const { return file_.name(); }
+
+  bool contains(const std::string& entry) const { return entries_.count(entry) > 0; }
+
+  /// The name of the entry that is `name` or ends with "/" + `name`; "" where there is none.
+  std::string find(const std::string& name) const {
+    if (contains(name)) return name;
+    const auto found = std::find_if(entries_.begin(), entries_.end(),
+                                    [&](const auto& entry) { return ends_with(entry.first, "/" + name); });
+    return found == entries_.end() ? "" : found->first;
+  }
+
+  /// The bytes of an entry.
+  FileBytes read(const std::string& entry) const {
+    const auto found = entries_.find(entry);
+    TORCH_CHECK(found != entries_.end(), name(), ": corrupt archive: no entry '", entry, "'");
+    const auto [offset, size] = found->second;
+    // The local header repeats the directory's; only how long it is matters.
+    Cursor cursor(file_, offset);
+    const bool is_entry = cursor.number<uint32_t>() == kLocalHeader;
+    cursor.take(22);
+    const auto name_length = cursor.number<uint16_t>();
+    const auto extra_length = cursor.number<uint16_t>();
+    cursor.take(uint64_t{name_length} + extra_length);
+    TORCH_CHECK(is_entry && file_.holds(cursor.position(), size), name(), ": truncated or corrupt archive: entry '",
+                entry, "' of ", size, " bytes is not at byte ", offset);
+    return file_.slice(cursor.position(), size);
+  }
+
+ private:
+  struct Directory {
+    uint64_t offset;
+    uint64_t entries;
+  };
+  struct Location {
+    uint64_t offset;  // of the local header
+    uint64_t size;
+  };
+
+  static constexpr uint32_t kLocalHeader = 0x04034b50;
+  static constexpr uint32_t kDirectoryEntry = 0x02014b50;
+  static constexpr uint32_t kEnd64 = 0x06064b50;
+  static constexpr uint32_t kEnd64Locator = 0x07064b50;
+  static constexpr std::string_view kEndMark = "PK\5\6";
+  static constexpr uint64_t kEndSize = 22;
+  static constexpr uint64_t kEnd64LocatorSize = 20;
+
+  static bool ends_with(std::string_view text, std::string_view end) {
+    return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
+  }
+
+  Directory find_directory() const {
+    // The end record is the file's last, but for a comment of up to 65535 bytes.
+    const size_t end =
+        file_.size() < kEndSize ? std::string_view::npos : file_.view().rfind(kEndMark, file_.size() - kEndSize);
+    TORCH_CHECK(end != std::string_view::npos && file_.size() - end <= kEndSize + 0xFFFF, name(),
+                ": truncated archive: it has no directory at its end");
+    Cursor cursor(file_, end + 10);
+    Directory directory{};
+    directory.entries = cursor.number<uint16_t>();
+    cursor.take(4);
+    directory.offset = cursor.number<uint32_t>();
+    if (directory.entries != 0xFFFF && directory.offset != 0xFFFFFFFF) return directory;
+    return find_directory64(end, directory);
+  }
+
+  Directory find_directory64(uint64_t end, const Directory& directory) const {
+    if (end < kEnd64LocatorSize) return directory;
+    Cursor locator(file_, end - kEnd64LocatorSize);
+    if (locator.number<uint32_t>() != kEnd64Locator) return directory;  // 65535 entries are possible without zip64
+    locator.take(4);
+    Cursor cursor(file_, locator.number<uint64_t>());
+    TORCH_CHECK(cursor.number<uint32_t>() == kEnd64, name(), ": corrupt archive: a bad zip64 directory");
+    cursor.take(28);
+    Directory wide{};
+    wide.entries = cursor.number<uint64_t>();
+    cursor.take(8);
+    wide.offset = cursor.number<uint64_t>();
+    return wide;
+  }
+
+  void read_entry(Cursor& cursor) {
+    TORCH_CHECK(cursor.number<uint32_t>() == kDirectoryEntry, name(), ": corrupt archive: a bad directory entry");
+    cursor.take(4);
+    const auto flags = cursor.number<uint16_t>();
+    const auto method = cursor.number<uint16_t>();
+    cursor.take(8);
+    uint64_t stored_size = cursor.number<uint32_t>();
+    uint64_t size = cursor.number<uint32_t>();
+    const auto name_length = cursor.number<uint16_t>();
+    const auto extra_length = cursor.number<uint16_t>();
+    const auto comment_length = cursor.number<uint16_t>();
+    cursor.take(8);
+    uint64_t offset = cursor.number<uint32_t>();
+    const std::string entry(cursor.take(name_length));
+    const uint64_t extra_begin = cursor.position();
+    cursor.take(uint64_t{extra_length} + comment_length);
+    read_extra64(Cursor(file_, extra_begin), extra_begin + extra_length, {&size, &stored_size, &offset});
+
+    TORCH_CHECK(method == 0 && (flags & 1) == 0 && size == stored_size, name(), ": entry '", entry,
+                "' is compressed or encrypted, which PyTorch's files never are");
+    TORCH_CHECK(entries_.emplace(entry, Location{offset, size}).second, name(), ": corrupt archive: two entries '",
+                entry, "'");
+  }
+
+  // Zip64 puts the numbers that do not fit 32 bits, in this order, into an extra field with the id 1.
+  void read_extra64(Cursor cursor, uint64_t end, std::initializer_list<uint64_t*> numbers) const {
+    while (cursor.position() + 4 <= end) {
+      const auto id = cursor.number<uint16_t>();
+      const auto length = cursor.number<uint16_t>();
+      const uint64_t next = cursor.position() + length;
+      for (uint64_t* number : numbers) {
+        if (id == 1 && *number == 0xFFFFFFFF && cursor.position() + 8 <= next) *number = cursor.number<uint64_t>();
+      }
+      if (next > end) return;
+      cursor.take(next - cursor.position());
+    }
+  }
+
+  FileBytes file_;
+  std::map<std::string, Location> entries_;
+};
+
+}  // namespace smooseg::io::detail

@@ -1,0 +1,202 @@
+#pragma once
+
+// Weights from any file into a module, by name.
+
+#include <c10/util/Exception.h>
+#include <torch/arg.h>
+#include <torch/nn/module.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstddef>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "smooseg/detail/check.hpp"
+#include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/io/detail/file_bytes.hpp"
+#include "smooseg/io/safetensors.hpp"
+#include "smooseg/io/torch_checkpoint.hpp"
+
+namespace smooseg::io {
+
+/// Reads all tensors of a file, whose format is told from its content: safetensors, or what `torch.save` wrote (.pth,
+/// .pt, .ckpt). See `read_safetensors` and `read_torch_checkpoint`.
+/// @throws c10::Error naming the path where there is no such file, or it is of another kind or damaged.
+inline TensorMap read_tensors(const std::string& path) {
+  const auto file = detail::FileBytes::read(path);
+  if (detail::is_zip(file) || detail::is_legacy_checkpoint(file)) return detail::parse_torch_checkpoint(file);
+  if (file.size() > 8 && file.view()[8] == '{') return detail::parse_safetensors(file);
+  std::string beginning(file.view().substr(0, 16));
+  std::replace_if(
+      beginning.begin(), beginning.end(), [](unsigned char c) { return std::isprint(c) == 0; }, '.');
+  TORCH_CHECK(false, path, ": neither a safetensors file nor a PyTorch checkpoint: it begins with '", beginning, "'");
+}
+
+/// Options for `load` and `load_tensors`.
+struct LoadOptions {
+  /// Whether every parameter and buffer must be in the file, and every tensor in the file must be wanted. Default:
+  /// true.
+  TORCH_ARG(bool, strict) = true;
+
+  /// What the names of the wanted tensors begin with in the file, such as "teacher.backbone."; it is stripped, and
+  /// tensors of other names are left alone. Default: "", which finds it out: the prefix under which the most names of
+  /// the module are found, nothing if that serves as well; of equals the teacher's.
+  TORCH_ARG(std::string, prefix);
+
+  /// Beginnings of names (after the prefix) that are not wanted and may be in the file nevertheless, such as "head.".
+  TORCH_ARG(std::vector<std::string>, ignore);
+};
+
+/// What `load` did, or refused to do.
+struct LoadReport {
+  std::string prefix;                   ///< what was stripped from the file's names
+  std::vector<std::string> loaded;      ///< names, as the module has them
+  std::vector<std::string> missing;     ///< names in the module and not in the file
+  std::vector<std::string> unexpected;  ///< names under the prefix in the file and not in the module
+  std::vector<std::string> mismatched;  ///< "name: expected ..., got ..." for other shapes or kinds of dtype
+
+  /// Whether each name of the one side was found on the other.
+  bool complete() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
+
+  /// "4 tensors fit; 1 missing (norm.weight)", with at most ten names of each.
+  std::string message() const {
+    std::string text = std::to_string(loaded.size()) + (loaded.size() == 1 ? " tensor fits" : " tensors fit");
+    for (const auto& [what, names] :
+         {std::pair{"missing", &missing}, {"unexpected", &unexpected}, {"mismatched", &mismatched}}) {
+      if (!names->empty()) text += "; " + std::to_string(names->size()) + " " + what + " (" + listed(*names) + ")";
+    }
+    return prefix.empty() ? text : text + "; under the prefix '" + prefix + "'";
+  }
+
+ private:
+  static std::string listed(const std::vector<std::string>& names) {
+    constexpr size_t kMost = 10;
+    std::string text;
+    for (size_t i = 0; i < std::min(names.size(), kMost); ++i) text += (i > 0 ? ", " : "") + names[i];
+    return names.size() > kMost ? text + ", ..." : text;
+  }
+};
+
+namespace detail {
+
+inline bool starts_with(const std::string& text, const std::string& beginning) {
+  return text.compare(0, beginning.size(), beginning) == 0;
+}
+
+/// All parameters and buffers of a module by name; the tensors are the module's own.
+inline TensorMap state_of(const torch::nn::Module& module) {
+  TensorMap state;
+  for (const auto& item : module.named_parameters()) state[item.key()] = item.value();
+  for (const auto& item : module.named_buffers()) state[item.key()] = item.value();
+  return state;
+}
+
+/// The prefix (ending in '.', or empty) under which the most names of `state` are found among `tensors`.
+inline std::string find_prefix(const TensorMap& state, const TensorMap& tensors, const std::string& source) {
+  std::map<std::string, size_t> found;
+  for (const auto& [name, tensor] : tensors) {
+    found[""] += state.count(name);
+    for (size_t dot = name.find('.'); dot != std::string::npos; dot = name.find('.', dot + 1)) {
+      if (state.count(name.substr(dot + 1)) > 0) ++found[name.substr(0, dot + 1)];
+    }
+  }
+  size_t most = 0;
+  for (const auto& [prefix, count] : found) most = std::max(most, count);
+  std::vector<std::string> best;
+  for (const auto& [prefix, count] : found) {
+    if (count == most) best.push_back(prefix);
+  }
+  // Where a network is trained by its own moving average, the latter is the one to use.
+  const auto is_teacher = [](const std::string& prefix) { return prefix.find("teacher") != std::string::npos; };
+  if (best.size() > 1 && !best[0].empty() && std::count_if(best.begin(), best.end(), is_teacher) == 1) {
+    return *std::find_if(best.begin(), best.end(), is_teacher);
+  }
+  TORCH_CHECK(best.size() <= 1 || best[0].empty(), source, ": the module's names are found under '", best[0],
+              "' and under '", best[1], "' alike; choose with LoadOptions::prefix");
+  return best.empty() ? "" : best[0];
+}
+
+/// A buffer without elements has no shape yet, and takes the file's.
+inline bool takes_any_shape(const Tensor& target) {
+  return target.numel() == 0 && !target.requires_grad();
+}
+
+/// Why `tensor` cannot be copied to `target`, or "".
+inline std::string mismatch(const Tensor& target, const Tensor& tensor) {
+  using smooseg::detail::shape_of;
+  if (target.sizes() != tensor.sizes() && !takes_any_shape(target)) {
+    return "expected shape " + shape_of(target) + ", got " + shape_of(tensor);
+  }
+  if (target.is_floating_point() != tensor.is_floating_point() || tensor.is_complex() != target.is_complex()) {
+    return std::string("expected dtype ") + c10::toString(target.scalar_type()) + ", got " +
+           c10::toString(tensor.scalar_type());
+  }
+  return "";
+}
+
+inline LoadReport compare(const TensorMap& state, const TensorMap& tensors, const LoadOptions& options,
+                          const std::string& source) {
+  LoadReport report;
+  report.prefix = options.prefix().empty() ? find_prefix(state, tensors, source) : options.prefix();
+  for (const auto& [name, target] : state) {
+    const auto found = tensors.find(report.prefix + name);
+    if (found == tensors.end()) {
+      report.missing.push_back(name);
+    } else if (const std::string problem = mismatch(target, found->second); !problem.empty()) {
+      report.mismatched.push_back(name + ": " + problem);
+    } else {
+      report.loaded.push_back(name);
+    }
+  }
+  for (const auto& [name, tensor] : tensors) {
+    if (!starts_with(name, report.prefix)) continue;
+    const std::string stripped = name.substr(report.prefix.size());
+    const bool ignored = std::any_of(options.ignore().begin(), options.ignore().end(),
+                                     [&](const std::string& beginning) { return starts_with(stripped, beginning); });
+    if (!ignored && state.count(stripped) == 0) report.unexpected.push_back(stripped);
+  }
+  return report;
+}
+
+}  // namespace detail
+
+/// Copies tensors into a module's parameters and buffers by name, converted to their dtype and device. The module is
+/// changed only if all is well: nothing of it is when this throws.
+///
+/// A buffer of a module without elements (of a size not known before) takes the shape of the tensor. LibTorch does not
+/// list undefined buffers, so that their names are unexpected: define them as empty.
+/// @param source what errors call the tensors.
+/// @return what was found where; with `strict`, all is `loaded`.
+/// @throws c10::Error naming the source and all tensors that are missing, unexpected or of another shape if `strict`,
+///   else where not one name of the module is found; and where several prefixes would do.
+inline LoadReport load_tensors(torch::nn::Module& module, const TensorMap& tensors, const LoadOptions& options = {},
+                               const std::string& source = "load_tensors") {
+  const TensorMap state = detail::state_of(module);
+  LoadReport report = detail::compare(state, tensors, options, source);
+  const bool fits = options.strict() ? report.complete() : (!report.loaded.empty() || state.empty());
+  TORCH_CHECK(fits, source, ": does not fit the module: ", report.message());
+
+  const torch::NoGradGuard no_grad;
+  for (const std::string& name : report.loaded) {
+    Tensor target = state.at(name);
+    const Tensor& tensor = tensors.at(report.prefix + name);
+    if (detail::takes_any_shape(target)) target.resize_(tensor.sizes());
+    target.copy_(tensor);
+  }
+  return report;
+}
+
+/// Loads the weights of a file of any known format (`read_tensors`) into a module, by name; see `load_tensors`.
+///
+///     io::load(*vit, "dino_deitsmall8_pretrain.pth");
+///
+/// @throws c10::Error naming the file, as `read_tensors` and `load_tensors`.
+inline LoadReport load(torch::nn::Module& module, const std::string& path, const LoadOptions& options = {}) {
+  return load_tensors(module, read_tensors(path), options, path);
+}
+
+}  // namespace smooseg::io

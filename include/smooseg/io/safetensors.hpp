@@ -1,0 +1,224 @@
+#pragma once
+
+// The safetensors format: 8 bytes with the length of a JSON header, the header (for each tensor its dtype, shape and
+// range of bytes; "__metadata__" with strings), then the tensors' bytes, without gaps.
+// https://github.com/huggingface/safetensors
+
+#include <c10/util/Exception.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <map>
+#include <ostream>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "smooseg/detail/check.hpp"
+#include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/io/atomic_file.hpp"
+#include "smooseg/io/detail/file_bytes.hpp"
+#include "smooseg/io/detail/json.hpp"
+
+namespace smooseg::io {
+
+/// Tensors by name.
+using TensorMap = std::map<std::string, Tensor>;
+
+namespace detail {
+
+inline constexpr std::string_view kSafetensorsMetadata = "__metadata__";
+/// The longest header that the format allows.
+inline constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
+
+struct SafetensorsDtype {
+  std::string_view name;
+  torch::ScalarType type;
+};
+inline constexpr std::array<SafetensorsDtype, 10> kSafetensorsDtypes{{{"F64", torch::kFloat64},
+                                                                      {"F32", torch::kFloat32},
+                                                                      {"F16", torch::kFloat16},
+                                                                      {"BF16", torch::kBFloat16},
+                                                                      {"I64", torch::kInt64},
+                                                                      {"I32", torch::kInt32},
+                                                                      {"I16", torch::kInt16},
+                                                                      {"I8", torch::kInt8},
+                                                                      {"U8", torch::kUInt8},
+                                                                      {"BOOL", torch::kBool}}};
+
+/// What the header says of one tensor; `begin` and `end` count from the end of the header.
+struct SafetensorsEntry {
+  std::string name;
+  std::string dtype_name;
+  std::vector<int64_t> shape;
+  int64_t begin = -1;
+  int64_t end = -1;
+};
+
+struct SafetensorsHeader {
+  std::vector<SafetensorsEntry> entries;
+  std::map<std::string, std::string> metadata;
+  uint64_t data_offset = 0;
+};
+
+inline SafetensorsEntry read_safetensors_entry(JsonReader& json, const std::string& name) {
+  SafetensorsEntry entry;
+  entry.name = name;
+  std::vector<int64_t> offsets;
+  json.object([&](const std::string& field) {
+    if (field == "dtype") {
+      entry.dtype_name = json.string();
+    } else if (field == "shape") {
+      json.array([&] { entry.shape.push_back(json.integer()); });
+    } else if (field == "data_offsets") {
+      json.array([&] { offsets.push_back(json.integer()); });
+    } else {
+      json.check(false, "tensor '" + name + "' has an unknown field '" + field + "'");
+    }
+  });
+  json.check(offsets.size() == 2, "tensor '" + name + "' needs two data_offsets");
+  entry.begin = offsets[0];
+  entry.end = offsets[1];
+  return entry;
+}
+
+/// Reads the header and checks that the tensors' ranges fill the rest of the file without holes or overlaps.
+inline SafetensorsHeader read_safetensors_header(const FileBytes& file) {
+  const std::string& name = file.name();
+  Cursor cursor(file);
+  const auto length = cursor.number<uint64_t>();
+  TORCH_CHECK(length <= kMaxSafetensorsHeader, name, ": not a safetensors file: a header of ", length, " bytes");
+  JsonReader json(cursor.take(length), name);
+
+  SafetensorsHeader header;
+  header.data_offset = cursor.position();
+  json.object([&](const std::string& key) {
+    if (key == kSafetensorsMetadata) {
+      json.object([&](const std::string& entry) { header.metadata[entry] = json.string(); });
+    } else {
+      header.entries.push_back(read_safetensors_entry(json, key));
+    }
+  });
+  json.end();
+
+  std::sort(header.entries.begin(), header.entries.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
+  });
+  int64_t expected = 0;
+  for (const SafetensorsEntry& entry : header.entries) {
+    TORCH_CHECK(entry.begin == expected && entry.end >= entry.begin, name, ": invalid header: tensor '", entry.name,
+                "' has bytes ", entry.begin, " to ", entry.end, ", expected them to begin at ", expected);
+    expected = entry.end;
+  }
+  const uint64_t data_size = file.size() - header.data_offset;
+  TORCH_CHECK(data_size == static_cast<uint64_t>(expected), name, ": truncated or corrupt: expected ", expected,
+              " bytes of tensors, got ", data_size);
+  return header;
+}
+
+inline TensorMap parse_safetensors(const FileBytes& file) {
+  const SafetensorsHeader header = read_safetensors_header(file);
+  TensorMap tensors;
+  for (const SafetensorsEntry& entry : header.entries) {
+    const auto dtype = std::find_if(kSafetensorsDtypes.begin(), kSafetensorsDtypes.end(),
+                                    [&](const SafetensorsDtype& d) { return d.name == entry.dtype_name; });
+    TORCH_CHECK(dtype != kSafetensorsDtypes.end(), file.name(), ": tensor '", entry.name, "' has the unknown dtype '",
+                entry.dtype_name, "'");
+    const int64_t bytes = entry.end - entry.begin;
+    TORCH_CHECK(checked_bytes(entry.shape, c10::elementSize(dtype->type)) == bytes, file.name(), ": tensor '",
+                entry.name, "' of shape ", c10::IntArrayRef(entry.shape), " and dtype ", entry.dtype_name,
+                " does not fit its ", bytes, " bytes");
+    tensors[entry.name] =
+        file.slice(header.data_offset + static_cast<uint64_t>(entry.begin), static_cast<uint64_t>(bytes))
+            .tensor(entry.shape, dtype->type);
+  }
+  return tensors;
+}
+
+inline std::string_view safetensors_dtype_name(const Tensor& tensor, const std::string& name) {
+  for (const SafetensorsDtype& dtype : kSafetensorsDtypes) {
+    if (dtype.type == tensor.scalar_type()) return dtype.name;
+  }
+  TORCH_CHECK(false, "write_safetensors: tensor '", name, "' has dtype ", tensor.scalar_type(),
+              ", which the format does not know");
+}
+
+inline std::string safetensors_entry_json(const Tensor& tensor, const std::string& name, int64_t begin) {
+  const auto bytes = tensor.numel() * static_cast<int64_t>(tensor.element_size());
+  std::string shape;
+  for (const int64_t size : tensor.sizes()) shape += (shape.empty() ? "" : ",") + std::to_string(size);
+  return json_quoted(name) + ":{\"dtype\":\"" + std::string(safetensors_dtype_name(tensor, name)) + "\",\"shape\":[" +
+         shape + "],\"data_offsets\":[" + std::to_string(begin) + "," + std::to_string(begin + bytes) + "]}";
+}
+
+inline std::string safetensors_metadata_json(const std::map<std::string, std::string>& metadata) {
+  std::string json;
+  for (const auto& [key, value] : metadata) {
+    TORCH_CHECK(is_utf8(key) && is_utf8(value), "write_safetensors: expected UTF-8 in the metadata '", key, "'");
+    json += (json.empty() ? "" : ",") + json_quoted(key) + ":" + json_quoted(value);
+  }
+  return json_quoted(kSafetensorsMetadata) + ":{" + json + "}";
+}
+
+}  // namespace detail
+
+/// Reads all tensors of a safetensors file (F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL) to the CPU. They share
+/// one block of memory; clone those to keep if the rest is to be freed.
+/// @throws c10::Error naming the file where it breaks the format in any way, and the tensor where one is to blame.
+inline TensorMap read_safetensors(const std::string& path) {
+  return detail::parse_safetensors(detail::FileBytes::read(path));
+}
+
+/// The metadata (strings by name, UTF-8) of a safetensors file; empty where it has none.
+/// @throws c10::Error as `read_safetensors`.
+inline std::map<std::string, std::string> read_safetensors_metadata(const std::string& path) {
+  return detail::read_safetensors_header(detail::FileBytes::read(path)).metadata;
+}
+
+/// Writes a safetensors file, whole or not at all, with the names in order. Views, non-contiguous tensors and tensors
+/// of any device are written as what they show.
+/// @param metadata strings to go with them, UTF-8.
+/// @throws c10::Error naming the tensor where one cannot be written (undefined, not dense, complex, a name that is not
+///   UTF-8 or `__metadata__`), std::runtime_error naming the path where the file cannot.
+inline void write_safetensors(const std::string& path, const TensorMap& tensors,
+                              const std::map<std::string, std::string>& metadata = {}) {
+  std::vector<std::pair<std::string, Tensor>> in_file_order;
+  for (const auto& [name, tensor] : tensors) {
+    TORCH_CHECK(detail::is_utf8(name) && name != detail::kSafetensorsMetadata, "write_safetensors: '", name,
+                "' cannot be the name of a tensor");
+    TORCH_CHECK(tensor.defined() && tensor.layout() == torch::kStrided, "write_safetensors: expected tensor '", name,
+                "' defined and dense");
+    in_file_order.emplace_back(name, tensor.detach().to(torch::kCPU).resolve_neg().contiguous());
+  }
+  // Widest elements first: then every tensor is aligned, whatever their sizes.
+  std::stable_sort(in_file_order.begin(), in_file_order.end(),
+                   [](const auto& a, const auto& b) { return a.second.element_size() > b.second.element_size(); });
+
+  std::map<std::string, std::string> members;
+  int64_t offset = 0;
+  for (const auto& [name, tensor] : in_file_order) {
+    members[name] = detail::safetensors_entry_json(tensor, name, offset);
+    offset += tensor.numel() * static_cast<int64_t>(tensor.element_size());
+  }
+  std::string header = metadata.empty() ? "" : detail::safetensors_metadata_json(metadata);
+  for (const auto& [name, member] : members) header += (header.empty() ? "" : ",") + member;
+  header = "{" + header + "}";
+  header.resize((header.size() + 7) / 8 * 8, ' ');
+  TORCH_CHECK(header.size() <= detail::kMaxSafetensorsHeader, "write_safetensors: a header of ", header.size(),
+              " bytes is more than the format allows");
+
+  write_file_atomically(path, [&](std::ostream& out) {
+    for (size_t shift = 0; shift < 64; shift += 8) out.put(static_cast<char>((header.size() >> shift) & 0xFF));
+    out.write(header.data(), static_cast<std::streamsize>(header.size()));
+    for (const auto& [name, tensor] : in_file_order) {
+      out.write(static_cast<const char*>(tensor.data_ptr()),
+                static_cast<std::streamsize>(tensor.numel()) * tensor.element_size());
+    }
+  });
+}
+
+}  // namespace smooseg::io
