@@ -1,0 +1,124 @@
+#include "commands/command_line.hpp"
+
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <stdexcept>
+#include <utility>
+
+#include "commands/commands.hpp"
+#include "smooseg/version.hpp"
+
+namespace smooseg::app {
+namespace {
+
+/// Wrong arguments, as opposed to a command that fails at its work.
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+const CLI::App* find_command(const CLI::App& program, const std::string& name) {
+  for (const CLI::App* command : program.get_subcommands([](const CLI::App*) { return true; })) {
+    if (command->get_name() == name) return command;
+  }
+  return nullptr;
+}
+
+std::string option_list(const CLI::App& command) {
+  std::string names;
+  for (const CLI::Option* option : command.get_options()) {
+    if (!option->get_lnames().empty()) names += (names.empty() ? "" : ", ") + option->get_lnames().front();
+  }
+  return names;
+}
+
+/// The section of a TOML file that belongs to the command, as arguments.
+std::vector<std::string> arguments_of_config(const CLI::App& program, const CLI::App& command,
+                                             const std::string& path) {
+  std::ifstream file(path);
+  if (!file) throw UsageError(path + ": cannot read this configuration file");
+  std::vector<std::string> arguments;
+  for (const CLI::ConfigItem& item : CLI::ConfigTOML().from_config(file)) {
+    if (item.name == "++" || item.name == "--") continue;  // CLI11's marks of a section's begin and end
+    if (item.parents.size() != 1) throw UsageError(path + ": '" + item.fullname() + "' is in no section [COMMAND]");
+    const std::string& section = item.parents.front();
+    if (find_command(program, section) == nullptr) {
+      throw UsageError(path + ": unknown section [" + section + "]: expected the name of a command");
+    }
+    if (section != command.get_name()) continue;
+    const std::string name = "--" + item.name;
+    if (item.name == "config" || command.get_option_no_throw(name) == nullptr) {
+      throw UsageError(path + ": unknown key '" + item.name + "' in [" + section +
+                       "]; known keys: " + option_list(command));
+    }
+    for (const std::string& value : item.inputs) arguments.push_back(name + "=" + value);
+  }
+  return arguments;
+}
+
+/// Puts the options of `--config FILE` before those of the command line, so that the latter win.
+std::vector<std::string> with_config(const CLI::App& program, std::vector<std::string> arguments) {
+  if (arguments.empty()) return arguments;
+  const CLI::App* command = find_command(program, arguments.front());
+  if (command == nullptr) return arguments;
+  const std::string flag = "--config";
+  for (std::size_t i = 1; i < arguments.size() && arguments[i] != "--"; ++i) {
+    std::string path;
+    if (arguments[i] == flag && i + 1 < arguments.size()) path = arguments[i + 1];
+    if (arguments[i].compare(0, flag.size() + 1, flag + "=") == 0) path = arguments[i].substr(flag.size() + 1);
+    if (path.empty()) continue;
+    const auto found = arguments_of_config(program, *command, path);
+    arguments.insert(arguments.begin() + 1, found.begin(), found.end());
+    break;
+  }
+  return arguments;
+}
+
+}  // namespace
+
+int run(const std::vector<std::string>& arguments, std::ostream& out, std::ostream& err) {
+  CLI::App program{"Unsupervised semantic segmentation: SmooSeg in C++.", "smooseg"};
+  program.set_version_flag("--version", SMOOSEG_VERSION);
+  program.require_subcommand(1);
+  const std::vector<Command> commands = all_commands();
+  std::string config;
+  for (const Command& command : commands) {
+    CLI::App* sub = program.add_subcommand(command.name, command.description);
+    sub->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    sub->add_option("--config", config, "TOML file; its section [" + command.name + "] holds any of these options")
+        ->type_name("FILE");
+    command.add_options(*sub);
+  }
+
+  const auto fail = [&](const std::string& message, int status) {
+    err << "smooseg: " << message << std::endl;
+    return status;
+  };
+  try {
+    auto words = with_config(program, arguments);
+    std::reverse(words.begin(), words.end());  // as CLI11 wants them
+    program.parse(words);
+  } catch (const CLI::CallForHelp& e) {
+    return program.exit(e, out, err);
+  } catch (const CLI::CallForVersion& e) {
+    return program.exit(e, out, err);
+  } catch (const CLI::ParseError& e) {
+    return fail(std::string(e.what()) + "\nTry 'smooseg --help' or 'smooseg COMMAND --help'.", 2);
+  } catch (const UsageError& e) {
+    return fail(e.what(), 2);
+  }
+  try {
+    for (const Command& command : commands) {
+      if (program.got_subcommand(command.name)) command.execute({out, err});
+    }
+    return 0;
+  } catch (const c10::Error& e) {
+    return fail(e.what_without_backtrace(), 1);
+  } catch (const std::exception& e) {
+    return fail(e.what(), 1);
+  }
+}
+
+}  // namespace smooseg::app

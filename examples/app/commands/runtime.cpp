@@ -1,0 +1,44 @@
+#include "commands/runtime.hpp"
+
+#include <ATen/Parallel.h>
+#include <torch/cuda.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <thread>
+
+namespace smooseg::app {
+
+void add_options(CLI::App& command, RuntimeSettings& settings) {
+  command.add_option("--device", settings.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  command.add_option("--threads", settings.threads, "number of threads; 0: all cores")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+}
+
+int thread_count(const RuntimeSettings& settings) {
+  if (settings.threads > 0) return settings.threads;
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+torch::Device start(const RuntimeSettings& settings) {
+  // Debian's LibTorch starts with one thread.
+  at::set_num_threads(thread_count(settings));
+  const auto devices = static_cast<int>(torch::cuda::device_count());
+  if (settings.device == "auto") return devices > 0 ? torch::Device(torch::kCUDA, 0) : torch::Device(torch::kCPU);
+  if (settings.device == "cpu") return torch::kCPU;
+  const bool is_cuda = settings.device == "cuda" || settings.device.rfind("cuda:", 0) == 0;
+  const std::string number = settings.device.size() > 5 ? settings.device.substr(5) : "0";
+  const bool is_number = !number.empty() && number.size() < 4 && std::all_of(number.begin(), number.end(), ::isdigit);
+  if (!is_cuda || !is_number || settings.device == "cuda:") {
+    throw std::runtime_error("--device: expected auto, cpu, cuda or cuda:N, got '" + settings.device + "'");
+  }
+  const int index = std::stoi(number);
+  if (index >= devices) {
+    throw std::runtime_error("--device: " + settings.device + " is not there: this LibTorch sees " +
+                             std::to_string(devices) + " CUDA devices");
+  }
+  return {torch::kCUDA, static_cast<c10::DeviceIndex>(index)};
+}
+
+}  // namespace smooseg::app

@@ -1,0 +1,26 @@
+#pragma once
+
+// Where and on how many threads a command computes.
+
+#include <torch/types.h>
+
+#include <CLI/App.hpp>
+#include <string>
+
+namespace smooseg::app {
+
+struct RuntimeSettings {
+  std::string device = "auto";
+  int threads = 0;  ///< 0: all cores
+};
+
+void add_options(CLI::App& command, RuntimeSettings& settings);
+
+/// Sets the number of threads and picks the device: CUDA for `auto` where there is one.
+/// @throws std::runtime_error for an unknown device, or CUDA where there is none.
+torch::Device start(const RuntimeSettings& settings);
+
+/// The number of threads that `start` sets.
+int thread_count(const RuntimeSettings& settings);
+
+}  // namespace smooseg::app

@@ -1,0 +1,40 @@
+#include "commands/score.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "data/loader.hpp"
+#include "data/transforms.hpp"
+
+namespace smooseg::app {
+
+void for_each_batch(const Dataset& dataset, torch::Device device, const ScoreOptions& options,
+                    const std::function<void(int64_t, const LabelledBatch&)>& f) {
+  const auto all = static_cast<int64_t>(dataset.samples.size());
+  const int64_t count = options.limit > 0 ? std::min(options.limit, all) : all;
+  const int64_t side = options.resolution;
+  const auto crop = [&](const Tensor& t) { return center_crop(resize_shorter(t, side), side, side).contiguous(); };
+  for (int64_t first = 0; first < count; first += options.batch) {
+    const auto size = static_cast<std::size_t>(std::min(options.batch, count - first));
+    std::vector<Tensor> images(size), labels(size), pixels(size);
+    parallel_for(static_cast<int64_t>(size), options.threads, [&](int64_t i) {
+      const auto at = static_cast<std::size_t>(i);
+      const LabelledImage sample = load_sample(dataset.samples[static_cast<std::size_t>(first) + at], dataset.classes);
+      pixels[at] = crop(sample.image);
+      images[at] = normalize(pixels[at]);
+      labels[at] = crop(*sample.label);
+    });
+    f(first, {torch::stack(images).to(device), torch::stack(labels).to(device), torch::stack(pixels)});
+  }
+}
+
+metrics::ConfusionMatrix score(SegmenterImpl& segmenter, const Dataset& dataset, torch::Device device,
+                               const ScoreOptions& options) {
+  metrics::ConfusionMatrix confusion(segmenter.predictor->options.num_classes(), dataset.classes->size());
+  for_each_batch(dataset, device, options, [&](int64_t, const LabelledBatch& batch) {
+    confusion.update(segmenter.labels(batch.images), batch.labels);
+  });
+  return confusion;
+}
+
+}  // namespace smooseg::app

@@ -1,0 +1,38 @@
+#pragma once
+
+// Labels of a whole split, counted against the truth.
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <functional>
+
+#include "data/dataset.hpp"
+#include "smooseg/metrics/confusion.hpp"
+#include "smooseg/segmenter.hpp"
+
+namespace smooseg::app {
+
+struct ScoreOptions {
+  int64_t resolution = 320;  ///< shorter side, and side of the centre crop
+  int64_t batch = 8;         ///< pictures at a time
+  int64_t limit = 0;         ///< pictures in all; 0: every one
+  int threads = 1;           ///< for decoding
+};
+
+/// Some pictures of a data set as the model sees them.
+struct LabelledBatch {
+  Tensor images;  ///< (B,3,R,R) float32, normalised, on the device
+  Tensor labels;  ///< (B,R,R) int64, -1 where ignored
+  Tensor pixels;  ///< (B,R,R,3) uint8, the pictures themselves
+};
+
+/// Calls f for all pictures of a labelled data set, batch by batch; memory does not grow with their number.
+void for_each_batch(const Dataset& dataset, torch::Device device, const ScoreOptions& options,
+                    const std::function<void(int64_t first, const LabelledBatch&)>& f);
+
+/// Counts a model's labels of a labelled data set. The model is in evaluation mode.
+metrics::ConfusionMatrix score(SegmenterImpl& segmenter, const Dataset& dataset, torch::Device device,
+                               const ScoreOptions& options);
+
+}  // namespace smooseg::app

@@ -1,0 +1,61 @@
+#pragma once
+
+// Folders of pictures, with labels or without. Two layouts:
+// - images/{train,test}/**, where there are labels labels/{train,test}/** (the same names, ending in .png),
+// classes.json;
+// - any folder: all the pictures in it and below, without labels, whatever the split.
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/classes.hpp"
+#include "smooseg/detail/torch_compat.hpp"
+
+namespace smooseg::app {
+
+/// One picture of a data set.
+struct Sample {
+  std::string name;  ///< the path below the split's folder without its ending, such as "aachen/0001"
+  std::filesystem::path image;
+  std::optional<std::filesystem::path> label;
+};
+
+/// A picture and its label map in memory.
+struct LabelledImage {
+  Tensor image;                 ///< (H,W,3) uint8, RGB
+  std::optional<Tensor> label;  ///< (H,W) int64: 0..K-1, or -1 where ignored
+};
+
+/// The pictures of one split, sorted by name; either all of them have labels or none has.
+struct Dataset {
+  std::filesystem::path root;
+  std::string split;
+  std::vector<Sample> samples;        ///< at least one
+  std::optional<ClassTable> classes;  ///< from classes.json; always there where there are labels
+
+  bool labelled() const { return samples.front().label.has_value(); }
+};
+
+/// All the pictures in and below a folder, whatever its layout, without labels; sorted by name.
+/// @throws std::runtime_error "PATH: expected ..., found ..." where there is no such folder, or no picture in it.
+std::vector<Sample> list_samples(const std::filesystem::path& folder);
+
+/// Lists a split ("train" or "test") without reading the pictures. Files count as pictures by their ending (.jpg,
+/// .jpeg, .png, in any case); hidden ones are skipped, and links to folders are not followed.
+/// @throws std::runtime_error "PATH: expected ..., found ..." for missing and empty folders, a split that is not there,
+///   a picture without label where labels/SPLIT exists, labels without classes.json.
+Dataset open_dataset(const std::filesystem::path& root, const std::string& split);
+
+/// The label map of a sample that has one, its values checked against the classes.
+/// @return (H,W) int64: 0..K-1, or -1 for the values in `classes.ignore`.
+/// @throws std::runtime_error for an unreadable file or a value that is neither class nor ignored.
+Tensor load_label(const Sample& sample, const ClassTable& classes);
+
+/// Picture and label map, of one size.
+/// @param classes needed for samples with labels only.
+/// @throws std::runtime_error as `read_image` and `load_label`, and where the sizes differ.
+LabelledImage load_sample(const Sample& sample, const std::optional<ClassTable>& classes);
+
+}  // namespace smooseg::app

@@ -1,0 +1,11 @@
+// smooseg: trains, evaluates and applies unsupervised segmentation. See commands/ for what it does.
+
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "commands/command_line.hpp"
+
+int main(int argc, char** argv) {
+  return smooseg::app::run(std::vector<std::string>(argv + 1, argv + argc), std::cout, std::cerr);
+}
