@@ -60,8 +60,11 @@ std::vector<std::string> arguments_of_config(const CLI::App& program, const CLI:
 
 /// Puts the options of `--config FILE` before those of the command line, so that the latter win.
 std::vector<std::string> with_config(const CLI::App& program, std::vector<std::string> arguments) {
-  if (arguments.empty()) return arguments;
+  if (arguments.empty() || arguments.front().empty()) return arguments;
   const CLI::App* command = find_command(program, arguments.front());
+  if (command == nullptr && arguments.front().front() != '-') {
+    throw UsageError("unknown command '" + arguments.front() + "'; see 'smooseg --help'");
+  }
   if (command == nullptr) return arguments;
   const std::string flag = "--config";
   for (std::size_t i = 1; i < arguments.size() && arguments[i] != "--"; ++i) {

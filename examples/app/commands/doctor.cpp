@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <iomanip>
 #include <sstream>
 #include <thread>
@@ -47,12 +48,19 @@ double measure_gflops(torch::Device device, torch::ScalarType dtype, int64_t siz
   }
 }
 
-/// The line of LibTorch's build description that names its BLAS, such as "BLAS_INFO=open".
+/// The BLAS that multiplies matrices. LibTorch's own description cannot tell where it calls the system's, but the
+/// process has it loaded.
 std::string blas_name() {
-  const std::string config = at::show_config();
-  const auto found = config.find("BLAS_INFO=");
-  if (found == std::string::npos) return "unknown";
-  return config.substr(found + 10, config.find_first_of(", \n", found) - found - 10);
+  if (at::hasMKL()) return "MKL";
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    const auto path = line.find('/');
+    const std::string file = line.substr(line.find_last_of('/') + 1);
+    if (path != std::string::npos && file.find("blas") != std::string::npos && file.rfind("libcublas", 0) != 0) {
+      return line.substr(path);
+    }
+  }
+  return "unknown";
 }
 
 void doctor(const RuntimeSettings& settings, const Console& console) {

@@ -1,0 +1,30 @@
+# What our own tests, examples and benchmarks are compiled with; nothing of it reaches users of the library.
+
+option(SMOOSEG_SANITIZE "Compile our tests and examples with AddressSanitizer and UndefinedBehaviorSanitizer" OFF)
+
+# Warnings are errors; sanitizers if asked for.
+function(smooseg_own_target target)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wconversion -Werror)
+  if(SMOOSEG_SANITIZE)
+    set(sanitizers -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+    target_compile_options(${target} PRIVATE ${sanitizers} -g1 -O1)
+    target_link_options(${target} PRIVATE ${sanitizers})
+  endif()
+endfunction()
+
+# As above, with LibTorch's headers precompiled, once for all targets: 8 s saved for each file. More headers would not
+# pay: loading them takes time too.
+function(smooseg_own_target_with_pch target)
+  smooseg_own_target(${target})
+  if(NOT TARGET smooseg_pch)
+    set(source "${PROJECT_BINARY_DIR}/smooseg_pch.cpp")
+    file(CONFIGURE OUTPUT "${source}" CONTENT "// Carries the precompiled headers.\n")
+    add_library(smooseg_pch OBJECT "${source}")
+    target_link_libraries(smooseg_pch PRIVATE smooseg::smooseg)
+    smooseg_own_target(smooseg_pch)
+    target_precompile_headers(smooseg_pch PRIVATE
+      <ATen/Parallel.h> <torch/autograd.h> <torch/nn/cloneable.h> <torch/nn/modules/conv.h> <torch/nn/pimpl.h>
+      <torch/optim/adam.h> <torch/types.h> <filesystem> <fstream> <map> <optional> <sstream> <string> <vector>)
+  endif()
+  target_precompile_headers(${target} REUSE_FROM smooseg_pch)
+endfunction()

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Sets up, configures and builds smooseg in build/<which LibTorch>[-sanitize]; the programs are in its bin/.
+#
+#   cmake/build.sh [TARGET...]        default: all; the program alone: smooseg_cli
+#
+# SMOOSEG_LIBTORCH (see setup.sh) and SMOOSEG_SANITIZE=ON choose the variant.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. cmake/setup.sh
+
+# A file that includes LibTorch takes up to 2 GB to compile: fewer jobs than cores where memory is short.
+memory_kb=$(awk '/MemAvailable/ {print $2}' /proc/meminfo 2>/dev/null || echo 4000000)
+limit=$(cat /sys/fs/cgroup/memory.max 2>/dev/null || echo max)
+if [ "$limit" != max ] && [ $((limit / 1024)) -lt "$memory_kb" ]; then memory_kb=$((limit / 1024)); fi
+jobs=$((memory_kb / 2000000))
+if [ "$jobs" -gt "$(nproc)" ]; then jobs=$(nproc); fi
+if [ "$jobs" -lt 1 ]; then jobs=1; fi
+
+generator=()
+if [ ! -e "$SMOOSEG_BUILD_DIR/CMakeCache.txt" ] && command -v ninja >/dev/null; then generator=(-G Ninja); fi
+cmake "${generator[@]}" -S . -B "$SMOOSEG_BUILD_DIR" -DSMOOSEG_LIBTORCH="$SMOOSEG_LIBTORCH" \
+  -DSMOOSEG_VENV="$SMOOSEG_VENV" -DSMOOSEG_SANITIZE="${SMOOSEG_SANITIZE:-OFF}"
+cmake --build "$SMOOSEG_BUILD_DIR" --parallel "$jobs" --target "${@:-all}"
