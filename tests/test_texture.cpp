@@ -59,10 +59,10 @@ Tensor plain(double r, double g, double b, int64_t height, int64_t width) {
 }
 
 // A grey sine wave that runs at `angle` (0: along x), mean and contrast the same at each angle.
-Tensor grating(double angle, double wavelength, int64_t side) {
+Tensor grating(double angle, double wavelength, int64_t side, double amplitude = 0.3) {
   const Tensor t = at::arange(side, torch::kFloat);
   const Tensor along = t.view({1, -1}) * std::cos(angle) + t.view({-1, 1}) * std::sin(angle);
-  const Tensor wave = 0.3 * (along * (2 * kPi / wavelength)).sin();
+  const Tensor wave = amplitude * (along * (2 * kPi / wavelength)).sin();
   return plain(0.5, 0.5, 0.5, side, side) + wave.view({1, 1, side, side}) / 0.225;
 }
 
@@ -219,7 +219,7 @@ TEST_CASE("texture: a unit vector of resemblances for each patch", "[texture]") 
   CHECK_FALSE(features.requires_grad());
 }
 
-TEST_CASE("texture: statistics of a plain picture and of a ramp", "[texture]") {
+TEST_CASE("texture: statistics of a plain picture and of stripes", "[texture]") {
   // With textons out of the way: what `fit` finds as mean is the statistics themselves.
   Texture texture(TextureOptions().textons(2).position(0));
   const auto statistics = [&](const Tensor& picture) {
@@ -232,14 +232,21 @@ TEST_CASE("texture: statistics of a plain picture and of a ramp", "[texture]") {
   CHECK(relative_error(grey.slice(0, 18, 36), grey.slice(0, 0, 18)) < 1e-4);
   CHECK(relative_error(grey.slice(0, 36, 54), grey.slice(0, 0, 18)) < 1e-4);
 
-  // Vertical stripes: much energy along x at every scale, none along y, half of it on the diagonals.
-  const Tensor stripes = statistics(grating(0, 8, 64));
+  // Faint vertical stripes, A sin(w x) in lightness. A derivative of a Gaussian makes A w exp(-(w sigma)^2 / 2) cos(w
+  // x) of them: known energy along x, none along y, half of it on the diagonals.
+  const Tensor stripes = statistics(grating(0, 8, 512, 0.05));
+  const Tensor extremes = at::tensor({0.45, 0.55}, torch::kFloat64).view({2, 1, 1, 1}).expand({2, 3, 1, 1});
+  const Tensor lightness = smooseg::backbone::rgb_to_lab(extremes).select(1, 0).flatten();
+  const double amplitude = (lightness[1] - lightness[0]).item<double>() / 2, w = 2 * kPi / 8;
+  double sigma = 0.7;
   for (const int64_t scale : {0, 1, 2}) {
+    const double expected = std::pow(amplitude * w * std::exp(-std::pow(w * sigma, 2) / 2), 2) / 2;
     const Tensor energy = stripes.slice(0, 6 + 4 * scale, 10 + 4 * scale).exp() - 1;
-    CHECK(energy[0].item<double>() > 1);
-    CHECK(energy[2].item<double>() < 0.01);
-    CHECK(energy[1].item<double>() == Catch::Approx(energy[0].item<double>() / 2).epsilon(0.01));
-    CHECK(energy[3].item<double>() == Catch::Approx(energy[0].item<double>() / 2).epsilon(0.01));
+    CHECK(energy[0].item<double>() == Catch::Approx(expected).epsilon(0.1));
+    CHECK(energy[1].item<double>() == Catch::Approx(expected / 2).epsilon(0.1));
+    CHECK(energy[2].item<double>() < 1e-3);
+    CHECK(energy[3].item<double>() == Catch::Approx(expected / 2).epsilon(0.1));
+    sigma *= 2;
   }
 }
 
@@ -285,15 +292,16 @@ TEST_CASE("texture: neither the batch nor strips change a picture's features", "
     CHECK(relative_error(texture->features(batch.narrow(0, i, 1)), together.narrow(0, i, 1)) < 1e-4);
   }
 
-  // Tall enough for many strips. A window of it sees the same pixels in strips that are cut elsewhere.
+  // Strips are as high as the width allows: the whole picture takes eight, a window of it two.
   Texture anywhere = fitted(TextureOptions().textons(16).position(0));
-  const Tensor tall = noise(1, 4096, 128);
-  const Tensor whole = anywhere->features(tall);
-  for (const int64_t first : {0, 40, 200, 384}) {
-    const Tensor window = anywhere->features(tall.narrow(2, first * 8, 128 * 8));  // one strip, exactly
-    const int64_t top = first == 0 ? 0 : 8, bottom = first == 384 ? 0 : 8;         // beyond its border nothing is known
-    const auto inner = [&](const Tensor& t, int64_t origin) { return t.narrow(2, origin + top, 128 - top - bottom); };
-    CHECK(relative_error(inner(window, 0), inner(whole, first)) < 1e-4);
+  const Tensor wide = noise(1, 1024, 512);
+  const Tensor whole = anywhere->features(wide);
+  constexpr int64_t kBlind = 8, kColumns = 16;  // patches: how far a border is felt, width of a window
+  for (const int64_t first : {0, 13, 48}) {
+    const Tensor window = anywhere->features(wide.narrow(3, first * 8, kColumns * 8));
+    const int64_t left = first == 0 ? 0 : kBlind - 1, right = first == 48 ? kColumns : kColumns - kBlind;
+    const Tensor expected = whole.slice(3, first + left, first + right);
+    CHECK(relative_error(window.slice(3, left, right), expected) < 1e-4);
   }
 }
 

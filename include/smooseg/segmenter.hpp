@@ -1,7 +1,7 @@
 #pragma once
 
+#include <ATen/Functions.h>
 #include <torch/arg.h>
-#include <torch/nn/functional/padding.h>
 #include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
@@ -114,9 +114,8 @@ class SegmenterImpl : public torch::nn::Module {
     TORCH_CHECK(images.size(1) == 3 && height >= p && width >= p, kName, ": expected images of shape (B,3,H,W) of at ",
                 "least a patch of ", p, " x ", p, " pixels, got ", detail::shape_of(images));
     const torch::NoGradGuard no_grad;
-    namespace F = torch::nn::functional;
-    const auto padding = F::PadFuncOptions({0, (p - width % p) % p, 0, (p - height % p) % p}).mode(torch::kReplicate);
-    const Tensor padded = height % p == 0 && width % p == 0 ? images : F::pad(images, padding);
+    const int64_t right = (p - width % p) % p, below = (p - height % p) % p;
+    const Tensor padded = right + below == 0 ? images : at::replication_pad2d(images, {0, right, 0, below});
     const Tensor z = tiled_code(padded);
     return options.flip() ? (z + tiled_code(padded.flip({3})).flip({3})) / 2 : z;
   }

@@ -21,7 +21,7 @@ namespace smooseg::app {
 struct ModelSettings {
   std::string backbone = "texture";
   std::string features = "tokens";
-  int64_t textons = 64;
+  int64_t textons = 128;
   double texton_sharpness = 10;
   double position = 1;
 
