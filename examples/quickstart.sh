@@ -5,13 +5,13 @@
 #   examples/quickstart.sh --data DIR [--classes K]           your own pictures, with or without labels
 #   examples/quickstart.sh --data DIR --weights FILE [--backbone NAME]
 #                                                             features of official DINO weights (default: dino_vits8)
-#   --iterations N, --out DIR                                 steps to train (default: 500), where to put it all
+#   --iterations N, --out DIR                                 steps to train, where to put it all (out/quickstart)
 #
 # SMOOSEG_LIBTORCH chooses the LibTorch, see cmake/setup.sh.
 set -euo pipefail
 
 fail() { echo "quickstart.sh: $*" >&2; exit 2; }
-data='' weights='' backbone=dino_vits8 classes='' iterations=500 out=''
+data='' weights='' backbone=dino_vits8 classes='' iterations='' out=''
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" | sed '/^set /d'; exit 0 ;;
@@ -35,23 +35,24 @@ out=${out:-$PWD/out/quickstart}
 cmake/build.sh smooseg_cli
 smooseg=$SMOOSEG_BUILD_DIR/bin/smooseg
 
-options=(--config examples/configs/scenes.toml)
+config=examples/configs/scenes.toml
+[ -z "$data" ] || config=examples/configs/folder.toml
+options=()
+if [ -n "$weights" ]; then
+  config=examples/configs/dino.toml
+  options+=(--backbone "$backbone" --weights "$weights")
+fi
 if [ -z "$data" ]; then
   data=$out/scenes
   "$smooseg" prepare scenes --out "$data"
-else
-  options=(--config examples/configs/folder.toml)
-  if [ -n "$classes" ]; then
-    options+=(--classes "$classes")
-  elif [ ! -f "$data/classes.json" ]; then
-    options+=(--classes 8)
-  fi
 fi
-[ -z "$weights" ] || options+=(--backbone "$backbone" --weights "$weights")
+if [ -z "$classes" ] && [ ! -f "$data/classes.json" ]; then classes=8; fi
+[ -z "$classes" ] || options+=(--classes "$classes")
+[ -z "$iterations" ] || options+=(--iterations "$iterations")
 
-"$smooseg" train "${options[@]}" --data "$data" --out "$out/model" --iterations "$iterations"
+"$smooseg" train --config "$config" "${options[@]}" --data "$data" --out "$out/model"
 if [ -d "$data/labels/test" ]; then
-  "$smooseg" evaluate --model "$out/model/best.safetensors" --data "$data" --kmeans --out "$out/evaluation"
+  "$smooseg" evaluate --config "$config" --model "$out/model/best.safetensors" --data "$data" --kmeans --out "$out/evaluation"
 else
   mapfile -t pictures < <(find "$data" -type f \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' \) | sort | head -n 12)
   "$smooseg" segment --model "$out/model/best.safetensors" --out "$out/pictures" "${pictures[@]}"

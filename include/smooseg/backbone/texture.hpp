@@ -67,11 +67,9 @@ struct TextureOptions {
 /// 1. Per patch: mean and deviation of the three CIE Lab channels, and the log energy of lightness gradients in 4
 ///    orientations at 3 scales (Gaussian derivatives with sigma of 0.7, 1.4 and 2.8 pixels); 18 numbers.
 /// 2. The same averaged over 5 x 5 and over 11 x 11 patches, 54 in all; each standardised by its mean and deviation
-/// over
-///    the pictures.
+///    over the pictures.
 /// 3. The position: height from -1 at the top to 1 at the bottom, times `position` x sqrt(54); distance from the
-/// vertical
-///    middle line, from -1 on it to 1 at the sides, times half of that.
+///    vertical middle line, from -1 on it to 1 at the sides, times half of that.
 /// 4. The square root of the softmax of `sharpness` x the cosine with each texton: a unit vector of non-negative
 ///    numbers. The cosine of two such (Eq. 2) is the overlap of two assignments, sparse and in [0,1] as closeness from
 ///    DINO's features is.
