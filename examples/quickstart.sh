@@ -54,7 +54,11 @@ if [ -z "$classes" ] && [ ! -f "$data/classes.json" ]; then classes=8; fi
 if [ -d "$data/labels/test" ]; then
   "$smooseg" evaluate --config "$config" --model "$out/model/best.safetensors" --data "$data" --kmeans --out "$out/evaluation"
 else
-  mapfile -t pictures < <(find "$data" -type f \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' \) | sort | head -n 12)
+  # A dozen pictures; of those of one name in several folders, one, since their results would be named alike.
+  folder=$data
+  [ ! -d "$data/images" ] || folder=$data/images
+  mapfile -t pictures < <(find "$folder" -type f \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' \) | sort |
+    awk -F/ '{ name = $NF; sub(/\.[^.]*$/, "", name) } !seen[name]++' | head -n 12)
   "$smooseg" segment --model "$out/model/best.safetensors" --out "$out/pictures" "${pictures[@]}"
   echo "pictures: $out/pictures"
 fi

@@ -336,6 +336,7 @@ TEST_CASE("bad arguments", "[program][bad input]") {
   check_fails(train + std::vector<std::string>{"--device", "gpu"},
               "--device: expected auto, cpu, cuda or cuda:N, got 'gpu'");
   check_fails(train + std::vector<std::string>{"--device", "cuda:77"}, "--device: cuda:77 is not there");
+  check_fails(train + std::vector<std::string>{"--features", "keys"}, "--features: the backbone 'texture' has no keys");
   check_fails(train + std::vector<std::string>{"--weights", "x.pth"}, "--weights: the backbone 'texture' has none");
 }
 

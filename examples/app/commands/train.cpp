@@ -93,6 +93,9 @@ ClassTable settle(TrainSettings& s, const Dataset& dataset) {
     throw std::runtime_error("--batch: expected at least 2, since each image is compared with another, got " +
                              std::to_string(s.model.batch));
   }
+  if (s.model.backbone == "texture" && s.model.features != "tokens") {
+    throw std::runtime_error("--features: the backbone 'texture' has no " + s.model.features);
+  }
   if (s.model.backbone == "texture" && !s.weights.empty()) {
     throw std::runtime_error("--weights: the backbone 'texture' has none; choose another with --backbone");
   }

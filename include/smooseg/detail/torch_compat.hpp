@@ -51,8 +51,8 @@ struct ArgumentOf<Result (torch::nn::Module::*)(const Argument&) const> {
 /// The optional device that `torch::nn::Module::clone` takes: a class of c10 in older releases, of std in newer ones.
 using OptionalDevice = ArgumentOf<decltype(&torch::nn::Module::clone)>::type;
 
-/// softmax(q k^T / sqrt(d)) v, for q, k and v of shape (B,heads,N,d), by a kernel of LibTorch that never holds all N x N
-/// scores; an undefined tensor where this release has none (before 2.2 on the CPU).
+/// softmax(q k^T / sqrt(d)) v, for q, k and v of shape (B,heads,N,d), by a kernel of LibTorch that never holds all N x
+/// N scores; an undefined tensor where this release has none (before 2.2 on the CPU).
 inline Tensor fused_attention([[maybe_unused]] const Tensor& q, [[maybe_unused]] const Tensor& k,
                               [[maybe_unused]] const Tensor& v) {
 #if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 2)
