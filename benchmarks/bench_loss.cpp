@@ -29,7 +29,7 @@ void run(benchmark::State& state, const Problem& problem, Energy energy) {
   torch::Tensor code = problem.code;
   for (auto _ : state) {
     predictor->zero_grad();
-    code.mutable_grad() = {};
+    code.mutable_grad().reset();
     energy(predictor(code)).backward();
   }
   // Bytes of features that any form must read at least once.
