@@ -59,7 +59,7 @@ EnergyOptions energy_options(const ModelSettings& settings);
 
 struct Model {
   ModelSettings settings;
-  ClassTable classes;  ///< one for each cluster's number in data without labels, else those of the data set
+  ClassTable classes;  ///< the data set's, or "class 0", "class 1", ... where it names none
   int64_t step = 0;    ///< training steps done
   Segmenter segmenter{nullptr};
 };
