@@ -11,7 +11,7 @@ endfunction()
 
 # Installed files may name no folder of the machine that they were made on.
 function(check_relocatable prefix)
-  set(folders "${SOURCE_DIR}" "${BUILD_DIR}" "${WORK_DIR}" /usr/include/)
+  set(folders "${SOURCE_DIR}/include" "${SOURCE_DIR}/cmake" "${BUILD_DIR}" "${WORK_DIR}" /usr/include/)
   if(NOT LIBTORCH STREQUAL "/usr")
     list(APPEND folders "${LIBTORCH}")
   endif()
