@@ -246,6 +246,7 @@ TEST_CASE("the best step by labels, when asked for", "[program]") {
   const std::string log = text_of(dir.path / "a" / "log.jsonl");
   CHECK(log.find("\"miou\"") != std::string::npos);
   CHECK(fs::exists(dir.path / "a" / "best.safetensors"));
+  for (const auto& entry : fs::directory_iterator(dir.path / "a")) CHECK(entry.path().extension() != ".tmp");
 }
 
 TEST_CASE("options from TOML", "[program]") {
@@ -269,6 +270,7 @@ TEST_CASE("options from TOML", "[program]") {
   };
   refused("[train]\ntemprature = 0.2\n", "run.toml: unknown key 'temprature' in [train]; known keys: ");
   refused("[trian]\nmomentum = 0.2\n", "run.toml: unknown section [trian]");
+  refused("[train]\nmomentum = [0.2, 0.3]\n", "run.toml: expected one value for 'momentum' in [train], found 2");
   refused("momentum = 0.2\n", "run.toml: 'momentum' is in no section");
   refused("[train]\ntemperature = \"hot\"\n", "--temperature");
   refused("[train]\ncentering = \"column\"\n", "--centering");

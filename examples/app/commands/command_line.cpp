@@ -53,7 +53,11 @@ std::vector<std::string> arguments_of_config(const CLI::App& program, const CLI:
       throw UsageError(path + ": unknown key '" + item.name + "' in [" + section +
                        "]; known keys: " + option_list(command));
     }
-    for (const std::string& value : item.inputs) arguments.push_back(name + "=" + value);
+    if (item.inputs.size() != 1) {
+      throw UsageError(path + ": expected one value for '" + item.name + "' in [" + section + "], found " +
+                       std::to_string(item.inputs.size()));
+    }
+    arguments.push_back(name + "=" + item.inputs.front());
   }
   return arguments;
 }

@@ -60,7 +60,7 @@ void add_options(CLI::App& app, TrainSettings& s) {
       ->check(positive)
       ->capture_default_str();
   app.add_option("--cache-memory", s.cache_memory, "GiB of features to keep in memory at most")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   app.add_option("--select", s.select,
                  "which step becomes best.safetensors: the last, or the one with the best mIoU, "
@@ -292,14 +292,14 @@ class Training {
     std::error_code ignored;
     fs::create_directories(s_.out, ignored);
     if (!fs::is_directory(s_.out)) throw std::runtime_error("--out: cannot create the folder " + s_.out);
-    io::AtomicFile writable(last_path());  // so that an unwritable folder is noticed now
+    io::AtomicFile{last_path()};  // made and removed, so that an unwritable folder is noticed now
 
-    begin(classes, crops);
     if (s_.select == "labels") validation_ = open_dataset(s_.data, s_.validation_split);
     if (validation_ && !validation_->labelled()) {
       throw std::runtime_error(s_.data + ": --select labels needs labels, found none for the split '" +
                                s_.validation_split + "'");
     }
+    begin(classes, crops);
     train(crops);
     console_.out << "model: " << best_path().string() << std::endl;
   }
@@ -371,7 +371,7 @@ class Training {
     const ProjectorOutput projected = segmenter.projector(features);
     const Tensor pairing = functional::random_pairing(features.size(0));
     EnergyTerms e = energy(projected.features, segmenter.predictor(projected.code), pairing);
-    if (!std::isfinite(e.total.item<double>())) stop_not_finite("the loss is " + describe(e));
+    if (!std::isfinite(e.total.item<double>())) stop_not_finite(model_.step + 1, "the loss is " + describe(e));
     optimizer_->zero_grad();
     e.total.backward();
     if (s_.model.teacher_update == "before") segmenter.predictor->update_teacher();
@@ -387,8 +387,8 @@ class Training {
     return text.str();
   }
 
-  [[noreturn]] void stop_not_finite(const std::string& what) const {
-    throw std::runtime_error("training stopped at step " + std::to_string(model_.step + 1) + ": " + what + "; " +
+  [[noreturn]] void stop_not_finite(int64_t step, const std::string& what) const {
+    throw std::runtime_error("training stopped at step " + std::to_string(step) + ": " + what + "; " +
                              (last_saved_ < 0 ? "there is no checkpoint yet"
                                               : "the last good checkpoint, of step " + std::to_string(last_saved_) +
                                                     ", is " + last_path().string()));
@@ -396,7 +396,7 @@ class Training {
 
   void save() {
     for (const auto& item : model_.segmenter->named_parameters()) {
-      if (!item.value().isfinite().all().item<bool>()) stop_not_finite(item.key() + " is not finite");
+      if (!item.value().isfinite().all().item<bool>()) stop_not_finite(model_.step, item.key() + " is not finite");
     }
     save_model(last_path(), model_, optimizer_->state());
     last_saved_ = model_.step;
