@@ -1,0 +1,126 @@
+#pragma once
+
+// Loops over numbers, compiled for several instruction sets of which the widest that the machine has is chosen when the
+// program runs: a header cannot know its user's compiler flags, and need not.
+//
+// A kernel is a struct with `template <Isa isa> SMOOSEG_INLINE static void run(arguments...)`, written with `Wide`.
+
+#include <cstring>
+
+#if defined(__GNUC__)
+#define SMOOSEG_INLINE inline __attribute__((always_inline))
+#else
+#define SMOOSEG_INLINE inline
+#endif
+
+#if defined(__GNUC__) && defined(__x86_64__)
+#define SMOOSEG_HAS_ISAS 1
+#define SMOOSEG_TARGET_AVX2 __attribute__((target("avx2,fma")))
+#define SMOOSEG_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+#else
+#define SMOOSEG_HAS_ISAS 0
+#endif
+
+namespace smooseg::detail {
+
+enum class Isa { kBaseline, kAvx2, kAvx512 };
+
+/// The widest instruction set of this machine that kernels are compiled for.
+inline Isa machine_isa() {
+#if SMOOSEG_HAS_ISAS
+  static const Isa isa = [] {
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
+      return Isa::kAvx512;
+    }
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Isa::kAvx2 : Isa::kBaseline;
+  }();
+  return isa;
+#else
+  return Isa::kBaseline;
+#endif
+}
+
+constexpr int register_bytes(Isa isa) {
+  return isa == Isa::kAvx512 ? 64 : isa == Isa::kAvx2 ? 32 : 16;
+}
+
+/// Numbers of type T in one vector register.
+template <class T, Isa isa>
+constexpr int kLanes = register_bytes(isa) / static_cast<int>(sizeof(T));
+
+#if defined(__GNUC__)
+template <class T, int lanes>
+struct WideType {
+  typedef T type __attribute__((vector_size(lanes * sizeof(T))));
+};
+/// One vector register of T: + - * / lane by lane, also with a single number, and [lane].
+template <class T, int lanes>
+using Wide = typename WideType<T, lanes>::type;
+#else
+template <class T, int lanes>
+struct Wide {
+  T lane[lanes];
+  T operator[](int i) const { return lane[i]; }
+  T& operator[](int i) { return lane[i]; }
+#define SMOOSEG_WIDE_OPERATOR(op, assign)                     \
+  friend Wide operator op(Wide a, const Wide& b) {            \
+    return a assign b;                                        \
+  }                                                           \
+  friend Wide operator op(Wide a, T b) {                      \
+    return a assign b;                                        \
+  }                                                           \
+  Wide& operator assign(const Wide& b) {                      \
+    for (int i = 0; i < lanes; ++i) lane[i] assign b.lane[i]; \
+    return *this;                                             \
+  }                                                           \
+  Wide& operator assign(T b) {                                \
+    for (int i = 0; i < lanes; ++i) lane[i] assign b;         \
+    return *this;                                             \
+  }
+  SMOOSEG_WIDE_OPERATOR(+, +=)
+  SMOOSEG_WIDE_OPERATOR(-, -=)
+  SMOOSEG_WIDE_OPERATOR(*, *=)
+  SMOOSEG_WIDE_OPERATOR(/, /=)
+#undef SMOOSEG_WIDE_OPERATOR
+};
+#endif
+
+// By reference: how a vector is passed by value depends on the caller's flags. Memory need not be aligned.
+template <class W, class T>
+SMOOSEG_INLINE void load(W& value, const T* from) {
+  std::memcpy(&value, from, sizeof(W));
+}
+template <class W, class T>
+SMOOSEG_INLINE void store(T* to, const W& value) {
+  std::memcpy(to, &value, sizeof(W));
+}
+
+template <class Kernel, class... Args>
+void run_baseline(Args... args) {
+  Kernel::template run<Isa::kBaseline>(args...);
+}
+#if SMOOSEG_HAS_ISAS
+template <class Kernel, class... Args>
+SMOOSEG_TARGET_AVX2 void run_avx2(Args... args) {
+  Kernel::template run<Isa::kAvx2>(args...);
+}
+template <class Kernel, class... Args>
+SMOOSEG_TARGET_AVX512 void run_avx512(Args... args) {
+  Kernel::template run<Isa::kAvx512>(args...);
+}
+#endif
+
+/// Runs a kernel as compiled for `isa`, which the machine must have (`machine_isa()`). Arguments are copied.
+template <class Kernel, class... Args>
+void run_kernel(Isa isa, Args... args) {
+#if SMOOSEG_HAS_ISAS
+  if (isa == Isa::kAvx512) return run_avx512<Kernel>(args...);
+  if (isa == Isa::kAvx2) return run_avx2<Kernel>(args...);
+#endif
+  static_cast<void>(isa);
+  run_baseline<Kernel>(args...);
+}
+
+}  // namespace smooseg::detail
