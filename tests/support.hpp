@@ -2,6 +2,7 @@
 
 // What several tests share.
 
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/types.h>
 #include <unistd.h>
 
@@ -56,6 +57,21 @@ class TempDir {
   TempDir& operator=(const TempDir&) = delete;
 
   std::filesystem::path path;
+};
+
+/// Switches autocast on the CPU on or off until the end of the scope.
+class AutocastOnCpu {
+ public:
+  explicit AutocastOnCpu(bool on) : was_excluded_(c10::impl::tls_is_dispatch_key_excluded(kKey)) {
+    c10::impl::tls_set_dispatch_key_excluded(kKey, !on);
+  }
+  ~AutocastOnCpu() { c10::impl::tls_set_dispatch_key_excluded(kKey, was_excluded_); }
+  AutocastOnCpu(const AutocastOnCpu&) = delete;
+  AutocastOnCpu& operator=(const AutocastOnCpu&) = delete;
+
+ private:
+  static constexpr auto kKey = c10::DispatchKey::AutocastCPU;
+  bool was_excluded_;
 };
 
 /// The first line of what `f` throws, "" if it throws nothing; the lines after it are LibTorch's backtrace.

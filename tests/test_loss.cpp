@@ -5,9 +5,13 @@
 #include <torch/optim/adam.h>
 #include <torch/serialize.h>
 
+#include <algorithm>
+#include <array>
+#include <cmath>
 #include <sstream>
 #include <string>
 
+#include "../benchmarks/naive.hpp"
 #include "catch.hpp"
 #include "smooseg/loss.hpp"
 #include "smooseg/projector.hpp"
@@ -161,6 +165,71 @@ TEST_CASE("gradients reach what they should and nothing else", "[loss]") {
     CHECK(predictor->student.grad().abs().sum().item<double>() > 0);
     CHECK_FALSE(predictor->teacher.grad().defined());
   }
+}
+
+TEST_CASE("the data term by hand, and its gradient", "[loss]") {
+  // Two patches; the teacher says class 1 (of a tie the first) and class 2.
+  const Tensor teacher = torch::tensor({0.1, 0.3, 0.5, 0.2, 0.5, 0.9}, kDouble).view({1, 3, 2});
+  const Tensor student = torch::tensor({1.0, 0.0, 2.0, 0.0, 3.0, 1.0}, kDouble).view({1, 3, 2}).requires_grad_();
+  const double first = std::log(std::exp(1) + std::exp(2) + std::exp(3)) - 2, second = std::log(2 + std::exp(1)) - 1;
+  const Tensor mean = functional::data_term(student, teacher);
+  CHECK(relative_error(mean, (first + second) / 2) < 1e-14);
+  CHECK(relative_error(functional::data_term(student, teacher, Reduction::kSum), first + second) < 1e-14);
+  mean.backward();
+  const Tensor one_hot = torch::tensor({0.0, 0.0, 1.0, 0.0, 0.0, 1.0}, kDouble).view({1, 3, 2});
+  CHECK(relative_error(student.grad(), (at::softmax(student, 1) - one_hot) / 2) < 1e-14);
+  CHECK_ERROR(torch::autograd::grad({functional::data_term(student, teacher)}, {student}, {}, true, true),
+              "smooseg::functional::data_term: second derivatives (create_graph) are not supported");
+}
+
+TEST_CASE("predictor and energy against the textbook form on random shapes", "[loss][predictor]") {
+  torch::manual_seed(21);
+  const auto draw = [](int64_t low, int64_t high) { return torch::randint(low, high + 1, {1}).item<int64_t>(); };
+  for (int trial = 0; trial < 12; ++trial) {
+    const int64_t b = draw(2, 5), c = draw(1, 30), d = draw(1, 40), k = draw(2, 40), h = draw(1, 15), w = draw(1, 20);
+    INFO("B " << b << ", C " << c << ", D " << d << ", K " << k << ", " << h << " x " << w << ", trial " << trial);
+    PrototypePredictor predictor(k, d);
+    predictor->to(torch::kFloat64);
+    EnergyLoss energy(EnergyOptions::cocostuff());
+    const Tensor features = torch::randn({b, c, h, w}, kDouble), pairing = functional::random_pairing(b);
+    Tensor code = torch::randn({b, d, h, w}, kDouble);
+    if (trial % 2 == 1) code = code.to(torch::MemoryFormat::ChannelsLast);
+    const auto evaluate = [&](const auto& value) {
+      predictor->zero_grad();
+      const Tensor leaf = code.detach().clone().requires_grad_();
+      const Tensor total = value(leaf);
+      total.backward();
+      return std::array<Tensor, 3>{total.detach(), leaf.grad().clone(), predictor->student.grad().clone()};
+    };
+    const auto ours = evaluate([&](const Tensor& z) { return energy(features, predictor(z), pairing).total; });
+    const auto expected = evaluate([&](const Tensor& z) {
+      return naive::energy(features, naive::predictor(predictor, z), pairing, energy->options);
+    });
+    for (std::size_t i = 0; i < 3; ++i) {
+      INFO("output " << i);
+      CHECK((ours[i] - expected[i]).norm().item<double>() <= 1e-11 * std::max(1e-3, expected[i].norm().item<double>()));
+    }
+  }
+}
+
+TEST_CASE("autocast leaves the losses in float32", "[loss][predictor]") {
+  torch::manual_seed(22);
+  PrototypePredictor predictor(5, 8);
+  EnergyLoss energy;
+  const Tensor features = torch::randn({2, 12, 6, 6}).to(torch::kBFloat16), pairing = functional::random_pairing(2);
+  const Tensor code = torch::randn({2, 8, 6, 6}).to(torch::kBFloat16).requires_grad_();
+  const auto run = [&](bool autocast) {
+    const AutocastOnCpu guard(autocast);
+    code.mutable_grad().reset();
+    const PrototypeLogits y = predictor(code);
+    CHECK(y.teacher.scalar_type() == torch::kFloat32);
+    const Tensor total = energy(features, y, pairing).total;
+    CHECK(total.scalar_type() == torch::kFloat32);
+    total.backward();
+    CHECK(code.grad().scalar_type() == torch::kBFloat16);
+    return total.detach();
+  };
+  CHECK(run(true).equal(run(false)));
 }
 
 TEST_CASE("presets", "[loss]") {

@@ -2,10 +2,13 @@
 
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <vector>
 
+#include "../benchmarks/naive.hpp"
+#include "../benchmarks/peak_memory.hpp"
 #include "catch.hpp"
 #include "smooseg/closeness.hpp"
 #include "smooseg/detail/torch_compat.hpp"
@@ -19,13 +22,6 @@ using namespace smooseg;
 namespace {
 
 const auto kDouble = torch::TensorOptions().dtype(torch::kFloat64);
-
-/// A closeness that is no inner product: exp(-|x_p - y_q|^2).
-struct GaussianCloseness {
-  Tensor pairwise(const Tensor& x, const Tensor& y) const {
-    return at::cdist(x.transpose(1, 2), y.transpose(1, 2)).square().neg().exp();
-  }
-};
 
 /// The cosine once more, but given pair by pair.
 struct PairwiseCosine {
@@ -279,35 +275,197 @@ TEST_CASE("policies of one's own", "[smoothness]") {
   SmoothnessLoss<DotCloseness> dot_pairwise{SmoothnessOptions().evaluation(Evaluation::kPairwise)};
   CHECK(relative_error(dot(x, a, pairing).total(), dot_pairwise(x, a, pairing).total()) < 1e-12);
 
-  SmoothnessLoss<GaussianCloseness> gaussian{SmoothnessOptions().centering(Centering::kNone).within_threshold(0)};
-  const auto t = gaussian(x, a, pairing);
-  Tensor expected = torch::zeros({}, kDouble);
-  for (int64_t i = 0; i < 2; ++i) {
-    const Tensor xi = x[i].flatten(1).t();
-    const Tensor w = (xi.unsqueeze(0) - xi.unsqueeze(1)).square().sum(-1).neg().exp();
-    expected = expected + (w * functional::label_penalty(a.narrow(0, i, 1), a.narrow(0, i, 1))[0]).sum();
-  }
-  CHECK(relative_error(t.within, expected / (2 * 81)) < 1e-12);
-  t.within.backward();
-  CHECK(relative_error(a.grad(), torch::autograd::grad({expected / (2 * 81)}, {a})[0]) < 1e-11);
+  // Gaussians of features, and of features and places, by their definitions.
+  const auto options = SmoothnessOptions().centering(Centering::kNone).within_threshold(0);
+  const GaussianCloseness gaussian{1.5};
+  const BilateralCloseness bilateral{2.5, 1.25};
+  const Tensor place = at::stack({torch::arange(9).div(3, "floor"), torch::arange(9).remainder(3)}, 1).to(kDouble);
+  const auto squares = [](const Tensor& t) { return (t.unsqueeze(0) - t.unsqueeze(1)).square().sum(-1); };
+  const auto check = [&](auto loss, double bandwidth, double weight_of_places) {
+    const Tensor leaf = x.detach().clone().requires_grad_();
+    const auto t = loss(leaf, a, pairing);
+    Tensor expected = torch::zeros({}, kDouble);
+    for (int64_t i = 0; i < 2; ++i) {
+      const Tensor distances = squares(leaf[i].flatten(1).t()) / (bandwidth * bandwidth);
+      const Tensor w = (-0.5 * (distances + weight_of_places * squares(place))).exp();
+      expected = expected + (w * functional::label_penalty(a.narrow(0, i, 1), a.narrow(0, i, 1))[0]).sum() / (2 * 81);
+    }
+    CHECK(relative_error(t.within, expected) < 1e-12);
+    const auto gradients = torch::autograd::grad({expected}, {leaf, a});
+    const auto got = torch::autograd::grad({t.within}, {leaf, a});
+    CHECK(relative_error(got[0], gradients[0]) < 1e-11);
+    CHECK(relative_error(got[1], gradients[1]) < 1e-11);
+  };
+  check(SmoothnessLoss<GaussianCloseness>(options, gaussian), 1.5, 0);
+  check(SmoothnessLoss<BilateralCloseness>(options, bilateral), 2.5, 1 / (1.25 * 1.25));
 
   CHECK_ERROR(SmoothnessLoss<GaussianCloseness>(SmoothnessOptions().evaluation(Evaluation::kFactorized)),
               "factorised evaluation needs policies that are inner products");
 }
 
-TEST_CASE("half precision is summed in float32", "[smoothness]") {
+TEST_CASE("factorised, pairwise and textbook form agree on random shapes and layouts", "[smoothness]") {
+  torch::manual_seed(12);
+  const auto draw = [](int64_t low, int64_t high) { return torch::randint(low, high + 1, {1}).item<int64_t>(); };
+  const auto options = SmoothnessOptions().within_threshold(0.11).across_threshold(0.3);
+  for (int trial = 0; trial < 24; ++trial) {
+    const int64_t b = draw(2, 5), c = draw(1, 48), k = draw(1, 40), h = draw(1, 20), w = draw(1, 300 / h);
+    INFO("B " << b << ", C " << c << ", K " << k << ", " << h << " x " << w << ", trial " << trial);
+    Tensor x = torch::randn({b, c, h, w}), a = at::softmax(3 * torch::randn({b, k, h, w}), 1);
+    x.flatten(2).select(2, draw(0, h * w - 1)).zero_();
+    const Tensor pairing = functional::random_pairing(b);
+    switch (trial % 4) {
+      case 1:
+        x = x.to(torch::MemoryFormat::ChannelsLast);
+        break;
+      case 2:
+        x = torch::randn({b, c, h, 2 * w}).slice(3, 0, 2 * w, 2), a = a.transpose(2, 3).contiguous().transpose(2, 3);
+        break;
+      case 3:
+        x = x.to(torch::kBFloat16);
+        break;
+      default:
+        break;
+    }
+    const Tensor wide = x.to(torch::kFloat64);
+    const auto evaluate = [&](const Tensor& features, const auto& loss) {
+      const bool is_half = features.scalar_type() == torch::kBFloat16;
+      const Tensor leaf = features.detach().clone().requires_grad_();
+      const Tensor assignments =
+          a.to(is_half ? torch::kFloat32 : features.scalar_type()).detach().clone().requires_grad_();
+      const Tensor value = loss(leaf, assignments);
+      value.backward();
+      // To a vector of zeros the gradient is that of x / eps, large beyond all others.
+      const Tensor of_features = leaf.grad() * features.abs().sum(1, true).ne(0);
+      return std::array<Tensor, 3>{value.detach(), of_features, assignments.grad()};
+    };
+    const auto ours = [&](Evaluation evaluation, int64_t block_bytes) {
+      return [&options, &pairing, evaluation, block_bytes](const Tensor& u, const Tensor& v) {
+        SmoothnessLoss loss(SmoothnessOptions(options).evaluation(evaluation).block_bytes(block_bytes));
+        return loss(u, v, pairing).total();
+      };
+    };
+    const auto exact =
+        evaluate(wide, [&](const Tensor& u, const Tensor& v) { return naive::smoothness(u, v, pairing, options); });
+    const auto close = [](const Tensor& got, const Tensor& expected, double tolerance) {
+      // Where all cancels, as with one class, against the size of what cancelled.
+      const double scale = std::max(1e-3, expected.norm().item<double>());
+      return (got.to(torch::kFloat64) - expected).norm().item<double>() <= tolerance * scale;
+    };
+    for (const auto evaluation : {Evaluation::kFactorized, Evaluation::kPairwise}) {
+      const auto in_double = evaluate(wide, ours(evaluation, 1 << 20));
+      const auto got = evaluate(x, ours(evaluation, 1 << 13));  // small blocks, so that there are several
+      for (std::size_t i = 0; i < 3; ++i) {
+        INFO("evaluation " << static_cast<int>(evaluation) << ", output " << i);
+        CHECK(got[i].scalar_type() == (i == 1 ? x.scalar_type() : torch::kFloat32));
+        CHECK(close(in_double[i], exact[i], 1e-11));
+        const bool rounded = i == 1 && x.scalar_type() == torch::kBFloat16;  // the gradient to half precision features
+        CHECK(close(got[i], exact[i], rounded ? 4e-3 : i == 0 ? 5e-6 : 1e-5));
+      }
+    }
+  }
+}
+
+TEST_CASE("float32 is exact to its rounding at the size that is trained with", "[smoothness]") {
+  torch::manual_seed(13);
+  const Tensor x = torch::randn({4, 384, 28, 28}), logits = 5 * torch::randn({4, 27, 28, 28});
+  const Tensor pairing = functional::random_pairing(4);
+  const auto evaluate = [&](torch::ScalarType dtype, Evaluation evaluation) {
+    SmoothnessLoss loss(SmoothnessOptions().evaluation(evaluation));
+    const Tensor a = at::softmax(logits.to(torch::kFloat64), 1).to(dtype).requires_grad_();
+    const Tensor value = loss(x.to(dtype), a, pairing).total();
+    value.backward();
+    return std::array<Tensor, 2>{value.detach(), a.grad()};
+  };
+  const auto exact = evaluate(torch::kFloat64, Evaluation::kPairwise);
+  const auto ours = evaluate(torch::kFloat32, Evaluation::kFactorized);
+  CHECK(relative_error(ours[0], exact[0]) < 1e-6);
+  CHECK((ours[1] - exact[1]).norm().item<double>() < 5e-6 * exact[1].norm().item<double>());
+}
+
+TEST_CASE("half precision is summed in float32, also under autocast", "[smoothness]") {
   torch::manual_seed(6);
   const Tensor x = torch::randn({2, 8, 20, 20}), a = at::softmax(3 * torch::randn({2, 5, 20, 20}), 1);
   const Tensor pairing = pairing_of({1, 0});
-  SmoothnessLoss loss;
-  for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
-    const Tensor xh = x.to(dtype), ah = a.to(dtype);
-    const SmoothnessTerms got = loss(xh, ah, pairing);
-    const SmoothnessTerms expected = loss(xh.to(torch::kFloat64), ah.to(torch::kFloat64), pairing);
-    CHECK(got.within.scalar_type() == torch::kFloat32);
-    CHECK(relative_error(got.within, expected.within) < 1e-4);
-    CHECK(relative_error(got.across, expected.across) < 1e-5);
+  for (const auto evaluation : {Evaluation::kFactorized, Evaluation::kPairwise}) {
+    SmoothnessLoss loss(SmoothnessOptions().evaluation(evaluation));
+    for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
+      const Tensor xh = x.to(dtype), ah = a.to(dtype);
+      const SmoothnessTerms expected = loss(xh.to(torch::kFloat64), ah.to(torch::kFloat64), pairing);
+      for (const bool autocast : {false, true}) {
+        const AutocastOnCpu guard(autocast);
+        const SmoothnessTerms got = loss(xh, ah, pairing);
+        CHECK(got.within.scalar_type() == torch::kFloat32);
+        CHECK(relative_error(got.within, expected.within) < 1e-5);
+        CHECK(relative_error(got.across, expected.across) < 1e-6);
+      }
+    }
   }
+}
+
+TEST_CASE("the smoothness term takes little memory beyond its input", "[smoothness]") {
+  // The textbook form holds several of 4 x 1600 x 1600 floats, 41 MB each.
+  torch::manual_seed(14);
+  const Tensor x = torch::randn({4, 96, 40, 40}), pairing = functional::random_pairing(4);
+  const Tensor a = at::softmax(torch::randn({4, 27, 40, 40}), 1).requires_grad_();
+  const auto peak = [&](const Tensor& features, Evaluation evaluation) {
+    SmoothnessLoss loss(SmoothnessOptions().evaluation(evaluation).block_bytes(1 << 20));
+    a.mutable_grad().reset();
+    const PeakMemory memory;
+    loss(features, a, pairing).total().backward();
+    return static_cast<double>(memory.bytes()) / 1e6;
+  };
+  const double of_assignments = 4 * 27 * 1600 * 4 / 1e6, of_features = 4 * 96 * 1600 * 4 / 1e6;
+  CHECK(peak(x, Evaluation::kFactorized) < 3 * of_assignments);
+  CHECK(peak(x, Evaluation::kFactorized) > of_assignments);  // the gradient: so the count counts
+  CHECK(peak(x.to(torch::kBFloat16), Evaluation::kFactorized) < 3 * of_assignments + 3);  // converted in parts
+  CHECK(peak(x.clone().requires_grad_(), Evaluation::kFactorized) < 4 * of_assignments + 2 * of_features);
+  CHECK(peak(x, Evaluation::kPairwise) < of_features + 12);  // a dozen blocks
+}
+
+TEST_CASE("what cannot be differentiated twice says so", "[smoothness]") {
+  const Tensor x = torch::rand({2, 3, 4}), a = torch::rand({2, 3, 4}).requires_grad_();
+  for (const auto evaluation : {Evaluation::kFactorized, Evaluation::kPairwise}) {
+    SmoothnessLoss loss(SmoothnessOptions().evaluation(evaluation));
+    const Tensor value = loss(x, a, pairing_of({1, 0})).total();
+    CHECK_ERROR(torch::autograd::grad({value}, {a}, {}, true, /*create_graph=*/true),
+                "smooseg::SmoothnessLoss: second derivatives (create_graph) are not supported");
+  }
+}
+
+TEST_CASE("distribution of the penalty", "[penalty]") {
+  torch::manual_seed(15);
+  const Tensor a = at::softmax(2 * torch::randn({3, 4, 5, 6}), 1);
+  const Tensor delta = functional::label_penalty(a, a).flatten().to(torch::kFloat64);
+  const auto all = functional::penalty_histogram(a, PenaltyHistogramOptions().bins(20));
+  CHECK(all.edges.equal(torch::linspace(0, 1, 21, kDouble)));
+  CHECK(all.counts.sum().item<int64_t>() == 3 * 30 * 30);
+  // Rounding may move what lies on an edge, such as the penalty 0 of a patch with itself, which stays in the first bin.
+  CHECK((all.counts - at::histc(delta.clamp(0, 1), 20, 0, 1).to(torch::kInt64)).abs().sum().item<int64_t>() <= 2);
+  const auto blocks = functional::penalty_histogram(a, PenaltyHistogramOptions().bins(20).block_bytes(1));
+  CHECK((blocks.counts - all.counts).abs().sum().item<int64_t>() <= 2);
+
+  const auto sampled = [&](uint64_t seed, int64_t samples, int64_t block_bytes) {
+    return functional::penalty_histogram(a,
+                                         PenaltyHistogramOptions().bins(20).samples(samples).block_bytes(block_bytes),
+                                         at::make_generator<at::CPUGeneratorImpl>(seed))
+        .counts;
+  };
+  const Tensor many = sampled(1, 200000, 1 << 20);
+  CHECK(many.sum().item<int64_t>() == 200000);
+  CHECK((many / 200000.0 - all.counts / 2700.0).abs().max().item<double>() < 0.01);
+  CHECK(sampled(1, 1000, 1 << 10).sum().item<int64_t>() == 1000);
+  CHECK(sampled(1, 1000, 1 << 20).equal(sampled(1, 1000, 1 << 20)));
+  CHECK_FALSE(sampled(1, 1000, 1 << 20).equal(sampled(2, 1000, 1 << 20)));
+
+  // One-hot assignments: equal or disjoint labels, so all pairs lie in the first or the last bin.
+  const Tensor hot = at::one_hot(torch::tensor({0, 1, 1, 2})).t().unsqueeze(0).to(torch::kFloat32);
+  const auto two = functional::penalty_histogram(hot, PenaltyHistogramOptions().bins(3));
+  CHECK(two.counts.equal(torch::tensor({6, 0, 10}, torch::kInt64)));
+
+  CHECK_ERROR(functional::penalty_histogram(a - 1), "assignments that are finite and not negative");
+  CHECK_ERROR(functional::penalty_histogram(a / 0), "assignments that are finite and not negative");
+  CHECK_ERROR(functional::penalty_histogram(a, PenaltyHistogramOptions().bins(0)), "expected bins >= 1");
+  CHECK_ERROR(functional::penalty_histogram(a[0][0]), "expected assignments of shape (B,K,...)");
 }
 
 TEST_CASE("features without gradient stay without", "[smoothness]") {

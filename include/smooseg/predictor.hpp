@@ -1,6 +1,8 @@
 #pragma once
 
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/arg.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
@@ -8,9 +10,10 @@
 #include <cstdint>
 #include <ostream>
 
-#include "smooseg/closeness.hpp"
 #include "smooseg/detail/check.hpp"
+#include "smooseg/detail/products.hpp"
 #include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/detail/unit_vectors.hpp"
 #include "smooseg/ema.hpp"
 
 namespace smooseg {
@@ -31,11 +34,52 @@ struct PrototypeLogits {
   Tensor student, teacher;
 };
 
+namespace detail {
+
+/// Cosines of prototypes and codes with one product each way, and no normalised copy of the code.
+struct CosineLogits : torch::autograd::Function<CosineLogits> {
+  using Context = torch::autograd::AutogradContext;
+  static constexpr double kEps = 1e-10;
+
+  /// @param prototypes (K,D). @param code (B,D,N), of the same dtype. @return (B,K,N).
+  static Tensor forward(Context* context, const Tensor& prototypes, const Tensor& code) {
+    const Tensor code_scale = inverse_norms(code, kEps);
+    context->save_for_backward({prototypes, code, code_scale});
+    return batched_product(unit_rows(prototypes), code, code_scale);
+  }
+
+  static torch::autograd::variable_list backward(Context* context, torch::autograd::variable_list grads) {
+    check_once_differentiable("smooseg::functional::prototype_logits");
+    const auto saved = context->get_saved_variables();
+    const Tensor &prototypes = saved[0], &code = saved[1], &code_scale = saved[2], &grad = grads[0];
+    Tensor grad_prototypes, grad_code;
+    if (context->needs_input_grad(0)) {
+      const Tensor grad_unit = batched_product(grad * code_scale, code.transpose(1, 2)).sum(0);
+      const Tensor columns = prototypes.t().unsqueeze(0);
+      grad_prototypes =
+          unit_vectors_backward(columns, inverse_norms(columns, kEps), kEps, grad_unit.t().unsqueeze(0)).squeeze(0).t();
+    }
+    if (context->needs_input_grad(1)) {
+      const Tensor grad_unit = batched_product(unit_rows(prototypes).transpose(1, 2), grad);
+      grad_code = unit_vectors_backward(code, code_scale, kEps, grad_unit);
+    }
+    return {grad_prototypes, grad_code};
+  }
+
+ private:
+  /// (K,D) -> (1,K,D), each row of length 1.
+  static Tensor unit_rows(const Tensor& prototypes) {
+    return (prototypes * inverse_norms(prototypes.t().unsqueeze(0), kEps).squeeze(0).t()).unsqueeze(0);
+  }
+};
+
+}  // namespace detail
+
 namespace functional {
 
 /// The similarities of Eq. 5: cos(p_k, z) for each class k and patch.
-/// @param prototypes (K,D), floating. @param code z, (B,D,...), same dtype and device.
-/// @return (B,K,...) in [-1,1].
+/// @param prototypes (K,D), floating. @param code z, (B,D,...), floating, on the same device.
+/// @return (B,K,...) in [-1,1], in the wider of the two dtypes and at least float32, also under autocast.
 /// @throws c10::Error for other shapes, dtypes or devices.
 inline Tensor prototype_logits(const Tensor& prototypes, const Tensor& code) {
   constexpr auto kName = "smooseg::functional::prototype_logits";
@@ -45,12 +89,12 @@ inline Tensor prototype_logits(const Tensor& prototypes, const Tensor& code) {
               ": expected prototypes of shape (K,D) and a code of shape (B,D,...), got ", detail::shape_of(prototypes),
               " and ", detail::shape_of(code));
   detail::check_same_device(prototypes, code, kName, "prototypes", "code");
-  const CosineCloseness cosine;
-  const Tensor z = code.flatten(2);
-  const Tensor unit = cosine.embed(prototypes.t().unsqueeze(0)).squeeze(0).t();  // (K,D)
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const auto dtype =
+      at::promote_types(torch::kFloat32, at::promote_types(prototypes.scalar_type(), code.scalar_type()));
   auto sizes = code.sizes().vec();
   sizes[1] = prototypes.size(0);
-  return (unit.expand({z.size(0), -1, -1}).bmm(z) * cosine.scale(z)).view(sizes);
+  return detail::CosineLogits::apply(prototypes.to(dtype), code.to(dtype).flatten(2)).view(sizes);
 }
 
 }  // namespace functional

@@ -1,0 +1,42 @@
+#pragma once
+
+// How much memory LibTorch's allocators hold at once, beyond what was there before.
+
+#include <c10/core/Allocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+/// Counts tensors' memory, on any device, allocated and released from its construction on by this thread and by the
+/// backward passes that it starts.
+class PeakMemory {
+ public:
+  PeakMemory() : guard_(c10::DebugInfoKind::PROFILER_STATE, counter_) {}
+
+  /// The most bytes held at any moment so far.
+  int64_t bytes() const { return counter_->peak; }
+
+ private:
+  template <class T>
+  struct TotalOf;
+  template <class T>
+  struct TotalOf<void (c10::MemoryReportingInfoBase::*)(void*, int64_t, T, T, c10::Device)> {
+    using type = T;
+  };
+  using Total = TotalOf<decltype(&c10::MemoryReportingInfoBase::reportMemoryUsage)>::type;  // differs by release
+
+  struct Counter : c10::MemoryReportingInfoBase {
+    bool memoryProfilingEnabled() const override { return true; }
+    void reportMemoryUsage(void*, int64_t bytes, Total, Total, c10::Device) override {
+      const int64_t now = held += bytes;
+      peak = std::max(peak.load(), now);
+    }
+    std::atomic<int64_t> held{0}, peak{0};
+  };
+
+  std::shared_ptr<Counter> counter_ = std::make_shared<Counter>();
+  c10::DebugInfoGuard guard_;
+};

@@ -1,0 +1,125 @@
+#pragma once
+
+// The sums of detail/factorized_sums.hpp for any closeness and penalty, by building W and delta in blocks.
+
+#include <ATen/Functions.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/detail/unit_vectors.hpp"
+
+namespace smooseg::detail {
+
+template <class Policy, class = void>
+struct HasEmbed : std::false_type {};
+template <class Policy>
+struct HasEmbed<Policy, std::void_t<decltype(std::declval<const Policy&>().embed(std::declval<const Tensor&>()))>>
+    : std::true_type {};
+
+/// W, or one minus delta, of two patch sets, (1,C,P) and (1,C,Q) -> (1,P,Q).
+template <class Policy>
+Tensor inner_products(const Policy& policy, const Tensor& x, const Tensor& y) {
+  return policy.embed(x).transpose(1, 2).matmul(policy.embed(y));
+}
+
+/// What pairwise evaluation needs besides tensors; held by the autograd graph between forward and backward.
+template <class Closeness, class Penalty>
+struct PairwisePlan : torch::CustomClassHolder {
+  PairwisePlan(Closeness closeness, Penalty penalty, bool centered, int64_t block_bytes)
+      : closeness(std::move(closeness)), penalty(std::move(penalty)), centered(centered), block_bytes(block_bytes) {}
+
+  /// The three sums over the pairs of some patches of one image, (1,C,P) and (1,K,P), and all patches of another.
+  Tensor sums(const Tensor& x, const Tensor& a, const Tensor& y, const Tensor& b) const {
+    Tensor w, delta;
+    if constexpr (HasEmbed<Closeness>::value) {
+      w = inner_products(closeness, x, y);
+    } else {
+      w = closeness.pairwise(x, y);
+    }
+    if constexpr (HasEmbed<Penalty>::value) {
+      delta = 1 - inner_products(penalty, a, b);
+    } else {
+      delta = penalty.pairwise(a, b);
+    }
+    const Tensor weighted = (centered ? w - w.mean(-1, /*keepdim=*/true) : w) * delta;
+    return torch::stack({weighted.sum(), delta.sum(), w.sum()});
+  }
+
+  /// Calls f(0 within or 1 across, image, partner, first row, number of rows) for blocks within the memory bound.
+  template <class F>
+  void for_each_block(const Tensor& x, const Tensor& pairing, const F& f) const {
+    const int64_t row_bytes = x.size(2) * static_cast<int64_t>(x.element_size());
+    const int64_t rows = std::max<int64_t>(1, block_bytes / row_bytes);
+    const Tensor partners = pairing.to(torch::kCPU);
+    for (int64_t i = 0; i < x.size(0); ++i) {
+      for (const int64_t across : {0, 1}) {
+        const int64_t j = across == 0 ? i : partners[i].template item<int64_t>();
+        for (int64_t p = 0; p < x.size(2); p += rows) f(across, i, j, p, std::min(rows, x.size(2) - p));
+      }
+    }
+  }
+
+  Closeness closeness;
+  Penalty penalty;
+  bool centered;
+  int64_t block_bytes;
+};
+
+/// Pairwise sums whose backward pass computes each block anew instead of keeping it.
+template <class Closeness, class Penalty>
+struct PairwiseSums : torch::autograd::Function<PairwiseSums<Closeness, Penalty>> {
+  using Plan = PairwisePlan<Closeness, Penalty>;
+  using Context = torch::autograd::AutogradContext;
+
+  /// @param x (B,C,N). @param a (B,K,N), of x's dtype. @return (2,3): within, across.
+  static Tensor forward(Context* context, const Tensor& x, const Tensor& a, const Tensor& pairing,
+                        const c10::intrusive_ptr<Plan>& plan) {
+    context->save_for_backward({x, a, pairing});
+    context->saved_data["plan"] = c10::IValue::make_capsule(plan);
+    Tensor sums = torch::zeros({2, 3}, x.options());
+    plan->for_each_block(x, pairing, [&](int64_t across, int64_t i, int64_t j, int64_t p, int64_t rows) {
+      sums[across] += plan->sums(x.narrow(0, i, 1).narrow(2, p, rows), a.narrow(0, i, 1).narrow(2, p, rows),
+                                 x.narrow(0, j, 1), a.narrow(0, j, 1));
+    });
+    return sums;
+  }
+
+  static torch::autograd::variable_list backward(Context* context, torch::autograd::variable_list grads) {
+    check_once_differentiable("smooseg::SmoothnessLoss");
+    const auto saved = context->get_saved_variables();
+    const Tensor x = saved[0].detach(), a = saved[1].detach(), &pairing = saved[2];
+    const auto plan = c10::static_intrusive_pointer_cast<Plan>(context->saved_data["plan"].toCapsule());
+    const bool wants_x = context->needs_input_grad(0), wants_a = context->needs_input_grad(1);
+    Tensor grad_x = wants_x ? torch::zeros_like(x) : Tensor();
+    Tensor grad_a = wants_a ? torch::zeros_like(a) : Tensor();
+    plan->for_each_block(x, pairing, [&](int64_t across, int64_t i, int64_t j, int64_t p, int64_t rows) {
+      torch::AutoGradMode with_grad(true);
+      const auto leaf = [](const Tensor& t, bool wanted) { return t.detach().requires_grad_(wanted); };
+      const Tensor xi = leaf(x.narrow(0, i, 1).narrow(2, p, rows), wants_x), xj = leaf(x.narrow(0, j, 1), wants_x);
+      const Tensor ai = leaf(a.narrow(0, i, 1).narrow(2, p, rows), wants_a), aj = leaf(a.narrow(0, j, 1), wants_a);
+      const Tensor sum = (plan->sums(xi, ai, xj, aj) * grads[0][across]).sum();
+      torch::autograd::variable_list leaves;
+      if (wants_x) leaves.insert(leaves.end(), {xi, xj});
+      if (wants_a) leaves.insert(leaves.end(), {ai, aj});
+      const auto found = torch::autograd::grad({sum}, leaves);
+      torch::NoGradGuard no_grad;
+      std::size_t next = 0;
+      for (Tensor* grad : {&grad_x, &grad_a}) {
+        if (!grad->defined()) continue;
+        grad->narrow(0, i, 1).narrow(2, p, rows) += found[next++];
+        grad->narrow(0, j, 1) += found[next++];
+      }
+    });
+    return {grad_x, grad_a, Tensor(), Tensor()};
+  }
+};
+
+}  // namespace smooseg::detail

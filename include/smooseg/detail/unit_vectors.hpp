@@ -1,0 +1,52 @@
+#pragma once
+
+// x / max(|x|, eps) along dimension 1, forward and backward, without temporaries of x's size where none is needed.
+
+#include <ATen/Functions.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
+
+#include "smooseg/detail/products.hpp"
+#include "smooseg/detail/torch_compat.hpp"
+
+namespace smooseg::detail {
+
+/// 1 / max(|x|, eps): (B,C,N) -> (B,1,N). Records no gradients.
+inline Tensor inverse_norms(const Tensor& x, double eps) {
+  const Tensor norms =
+      has_kernels(x) && has_contiguous_rows(x) ? column_dots(x, x).sqrt_() : at::norm(x, 2, {1}, /*keepdim=*/true);
+  return norms.clamp_min_(eps).reciprocal_();
+}
+
+/// The gradient to x of y = x scale, scale being its `inverse_norms`, from that to y, which may be overwritten:
+/// (g - y <y, g>) scale. Where |x| is below eps, y is linear in x: g scale.
+inline Tensor unit_vectors_backward(const Tensor& x, const Tensor& scale, double eps, Tensor grad) {
+  const Tensor along = column_dots(x, grad).mul_(scale).mul_(scale).masked_fill_(scale * eps >= 1, 0);
+  return grad.addcmul_(x, along, -1).mul_(scale);
+}
+
+/// For backward passes that no second derivative can be taken of.
+inline void check_once_differentiable(const char* function) {
+  TORCH_CHECK(!torch::GradMode::is_enabled(), function, ": second derivatives (create_graph) are not supported");
+}
+
+struct UnitVectors : torch::autograd::Function<UnitVectors> {
+  using Context = torch::autograd::AutogradContext;
+
+  /// @param x (B,C,N), floating. @return the same divided by max(|x|, eps) along dimension 1.
+  static Tensor forward(Context* context, const Tensor& x, double eps) {
+    const Tensor scale = inverse_norms(x, eps);
+    context->save_for_backward({x, scale});
+    context->saved_data["eps"] = eps;
+    return x * scale;
+  }
+
+  static torch::autograd::variable_list backward(Context* context, torch::autograd::variable_list grads) {
+    check_once_differentiable("smooseg: the gradient of unit vectors");
+    const auto saved = context->get_saved_variables();
+    const double eps = context->saved_data["eps"].toDouble();
+    return {unit_vectors_backward(saved[0], saved[1], eps, grads[0].clone()), Tensor()};
+  }
+};
+
+}  // namespace smooseg::detail

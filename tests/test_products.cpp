@@ -1,0 +1,133 @@
+// The kernels below the losses: products, column dots and arg max, on every instruction set of this machine.
+
+#include <ATen/Parallel.h>
+
+#include <array>
+#include <vector>
+
+#include "catch.hpp"
+#include "smooseg/detail/products.hpp"
+#include "smooseg/detail/unit_vectors.hpp"
+#include "support.hpp"
+
+using namespace smooseg;
+using smooseg::detail::Isa;
+using smooseg::detail::Rows;
+
+namespace {
+
+std::vector<Isa> isas() {
+  std::vector<Isa> result;
+  for (const Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
+    if (isa <= smooseg::detail::machine_isa()) result.push_back(isa);
+  }
+  return result;
+}
+
+template <class T>
+Rows<const T> rows(const Tensor& t) {
+  return {t.data_ptr<T>(), t.stride(0)};
+}
+
+template <class T>
+void check_kernels(Isa isa, int64_t m, int64_t r, int64_t n) {
+  using namespace smooseg::detail;
+  INFO("isa " << static_cast<int>(isa) << ", " << sizeof(T) << " bytes, " << m << " x " << r << " x " << n);
+  const auto options = torch::TensorOptions().dtype(sizeof(T) == 4 ? torch::kFloat32 : torch::kFloat64);
+  const double tolerance = sizeof(T) == 4 ? 3e-6 : 1e-14;
+  const Tensor left = torch::randn({m, r}, options), scale = torch::randn({n}, options);
+  const Tensor right = torch::randn({r, n}, options), dots = right.t().contiguous();
+  for (const bool scaled : {false, true}) {
+    const Tensor expected = scaled ? left.matmul(right) * scale : left.matmul(right);
+    const T* factor = scaled ? scale.data_ptr<T>() : nullptr;
+    // What lies beyond the result's columns stays as it was.
+    const Tensor out = torch::full({m, n + 3}, 7, options);
+    run_kernel<RowProduct>(isa, m, r, n, rows<T>(left), rows<T>(right), factor, Rows<T>{out.data_ptr<T>(), n + 3});
+    CHECK(relative_error(out.narrow(1, 0, n), expected) < tolerance);
+    CHECK(out.narrow(1, n, 3).eq(7).all().item<bool>());
+    out.fill_(7);
+    run_kernel<DotProduct>(isa, m, r, n, rows<T>(left), rows<T>(dots), factor, Rows<T>{out.data_ptr<T>(), n + 3});
+    CHECK(relative_error(out.narrow(1, 0, n), expected) < tolerance);
+    CHECK(out.narrow(1, n, 3).eq(7).all().item<bool>());
+  }
+  const Tensor other = torch::randn({r, n}, options), sums = torch::full({n + 3}, 7, options);
+  run_kernel<ColumnDots>(isa, r, n, rows<T>(right), rows<T>(other), sums.data_ptr<T>());
+  CHECK((sums.narrow(0, 0, n) - (right * other).sum(0)).abs().max().template item<double>() < tolerance * 40);
+  CHECK(sums.narrow(0, n, 3).eq(7).all().item<bool>());
+
+  const Tensor coarse = (right * 2).round();  // with ties: the first counts
+  std::vector<int64_t> labels(static_cast<std::size_t>(n));
+  run_kernel<ColumnArgMax>(isa, r, n, rows<T>(coarse), labels.data());
+  bool right_labels = true;
+  for (int64_t j = 0; j < n; ++j) {
+    const Tensor column = coarse.select(1, j);
+    int64_t first = 0;
+    while (column[first].item<double>() < column.max().item<double>()) ++first;
+    right_labels = right_labels && labels[static_cast<std::size_t>(j)] == first;
+  }
+  CHECK(right_labels);
+}
+
+}  // namespace
+
+TEST_CASE("kernels agree with LibTorch's operators on every instruction set", "[products]") {
+  torch::manual_seed(1);
+  // Fewer columns than a vector, whole vectors, whole tiles and one more; blocks of the reduced side; odd rows.
+  const std::vector<std::array<int64_t, 3>> shapes{{1, 1, 1},    {3, 5, 2},   {4, 64, 16},  {5, 65, 17},
+                                                   {28, 70, 97}, {9, 3, 200}, {7, 1100, 7}, {2, 1024 + 3, 13}};
+  for (const Isa isa : isas()) {
+    for (const auto& [m, r, n] : shapes) {
+      check_kernels<float>(isa, m, r, n);
+      check_kernels<double>(isa, m, r, n);
+    }
+  }
+}
+
+TEST_CASE("batched products take any layout and are the same on any number of threads", "[products]") {
+  using namespace smooseg::detail;
+  torch::manual_seed(2);
+  const Tensor left = torch::randn({3, 5, 130}), right = torch::randn({3, 130, 900}), scale = torch::randn({3, 1, 900});
+  const Tensor expected = left.matmul(right);
+  const auto transposed = [](const Tensor& t) { return t.transpose(1, 2).contiguous().transpose(1, 2); };
+  const auto strided = [](const Tensor& t) { return at::repeat_interleave(t, 2, 2).slice(2, 0, c10::nullopt, 2); };
+  for (const Tensor& l : {left, transposed(left), strided(left)}) {
+    for (const Tensor& r : {right, transposed(right), strided(right)}) {
+      CHECK(relative_error(batched_product(l, r), expected) < 3e-6);
+      CHECK(relative_error(batched_product(l, r, scale), expected * scale) < 3e-6);
+    }
+  }
+  const Tensor shared = left.narrow(0, 1, 1);
+  CHECK(relative_error(batched_product(shared, right), shared.matmul(right)) < 3e-6);
+  CHECK(relative_error(batched_product(left.to(torch::kBFloat16), right.to(torch::kBFloat16)), expected) < 2e-2);
+  CHECK(relative_error(column_dots(transposed(right), right), right.square().sum(1, true)) < 3e-6);
+  CHECK(column_argmax(transposed(right)).equal(right.argmax(1, true)));
+  CHECK(column_argmax(right).equal(right.argmax(1, true)));
+
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const Tensor alone = batched_product(left, right), alone_dots = batched_product(left, transposed(right));
+  at::set_num_threads(3);
+  CHECK(batched_product(left, right).equal(alone));
+  CHECK(batched_product(left, transposed(right)).equal(alone_dots));
+  at::set_num_threads(threads);
+}
+
+TEST_CASE("unit vectors, forward and backward", "[products]") {
+  torch::manual_seed(3);
+  const auto options = torch::TensorOptions().dtype(torch::kFloat64);
+  for (const bool channels_last : {false, true}) {
+    Tensor x = torch::randn({2, 3, 5}, options);
+    x.select(2, 1).mul_(1e-3);  // shorter than eps: divided by eps
+    if (channels_last) x = x.transpose(1, 2).contiguous().transpose(1, 2);
+    const Tensor weights = torch::randn({2, 3, 5}, options);
+    const auto gradient = [&](const auto& unit) {
+      const Tensor leaf = x.detach().clone().requires_grad_();
+      (unit(leaf) * weights).sum().backward();
+      return leaf.grad();
+    };
+    const auto ours = [](const Tensor& t) { return smooseg::detail::UnitVectors::apply(t, 0.1); };
+    const auto textbook = [](const Tensor& t) { return t / t.norm(2, {1}, true).clamp_min(0.1); };
+    CHECK(relative_error(ours(x), textbook(x)) < 1e-14);
+    CHECK(relative_error(gradient(ours), gradient(textbook)) < 1e-13);
+  }
+}
