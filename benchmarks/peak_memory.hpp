@@ -6,9 +6,10 @@
 #include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <unordered_map>
 
 /// Counts tensors' memory, on any device, allocated and released from its construction on by this thread and by the
 /// backward passes that it starts.
@@ -30,11 +31,19 @@ class PeakMemory {
 
   struct Counter : c10::MemoryReportingInfoBase {
     bool memoryProfilingEnabled() const override { return true; }
-    void reportMemoryUsage(void*, int64_t bytes, Total, Total, c10::Device) override {
-      const int64_t now = held += bytes;
-      peak = std::max(peak.load(), now);
+    void reportMemoryUsage(void* address, int64_t bytes, Total, Total, c10::Device) override {
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (bytes > 0) {
+        held += blocks[address] = bytes;
+        peak = std::max(peak, held);
+      } else if (const auto block = blocks.find(address); block != blocks.end()) {  // else: it was there before
+        held -= block->second;
+        blocks.erase(block);
+      }
     }
-    std::atomic<int64_t> held{0}, peak{0};
+    std::mutex mutex;
+    std::unordered_map<void*, int64_t> blocks;
+    int64_t held = 0, peak = 0;
   };
 
   std::shared_ptr<Counter> counter_ = std::make_shared<Counter>();

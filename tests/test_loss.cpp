@@ -232,6 +232,26 @@ TEST_CASE("autocast leaves the losses in float32", "[loss][predictor]") {
   CHECK(run(true).equal(run(false)));
 }
 
+TEST_CASE("soft assignments", "[predictor]") {
+  torch::manual_seed(23);
+  const Tensor logits = torch::randn({2, 7, 3, 5}, kDouble), weights = torch::randn({2, 7, 3, 5}, kDouble);
+  const auto gradient = [&](const auto& assign) {
+    const Tensor leaf = logits.detach().clone().requires_grad_();
+    (assign(leaf) * weights).sum().backward();
+    return leaf.grad();
+  };
+  const auto ours = [](const Tensor& t) { return functional::soft_assignments(t, 0.3); };
+  const auto textbook = [](const Tensor& t) { return at::softmax(t / 0.3, 1); };
+  CHECK(relative_error(ours(logits), textbook(logits)) < 1e-14);
+  CHECK(relative_error(gradient(ours), gradient(textbook)) < 1e-13);
+  CHECK(functional::soft_assignments(logits.to(torch::kBFloat16)).scalar_type() == torch::kFloat32);
+  // Far apart: nothing overflows.
+  CHECK(functional::soft_assignments(logits * 1e6, 0.01).sum(1).allclose(torch::ones({2, 3, 5}, kDouble)));
+  CHECK_ERROR(functional::soft_assignments(logits, 0),
+              "smooseg::functional::soft_assignments: expected temperature > 0");
+  CHECK_ERROR(functional::soft_assignments(logits[0][0]), "expected logits of shape (B,K,...)");
+}
+
 TEST_CASE("presets", "[loss]") {
   const auto check = [](const EnergyOptions& o, double within, double across, Centering centering,
                         Reduction reduction) {

@@ -1,4 +1,4 @@
-// The kernels below the losses: products, column dots and arg max, on every instruction set of this machine.
+// The kernels below the losses, on every instruction set of this machine.
 
 #include <ATen/Parallel.h>
 
@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "smooseg/detail/columns.hpp"
+#include "smooseg/detail/patch_moments.hpp"
 #include "smooseg/detail/products.hpp"
 #include "smooseg/detail/unit_vectors.hpp"
 #include "support.hpp"
@@ -55,17 +57,21 @@ void check_kernels(Isa isa, int64_t m, int64_t r, int64_t n) {
   CHECK((sums.narrow(0, 0, n) - (right * other).sum(0)).abs().max().template item<double>() < tolerance * 40);
   CHECK(sums.narrow(0, n, 3).eq(7).all().item<bool>());
 
-  const Tensor coarse = (right * 2).round();  // with ties: the first counts
-  std::vector<int64_t> labels(static_cast<std::size_t>(n));
-  run_kernel<ColumnArgMax>(isa, r, n, rows<T>(coarse), labels.data());
-  bool right_labels = true;
-  for (int64_t j = 0; j < n; ++j) {
-    const Tensor column = coarse.select(1, j);
-    int64_t first = 0;
-    while (column[first].item<double>() < column.max().item<double>()) ++first;
-    right_labels = right_labels && labels[static_cast<std::size_t>(j)] == first;
-  }
-  CHECK(right_labels);
+  // A column's softmax and cross-entropy, with ties among the labels: the first counts.
+  const auto as_batch = [](const Tensor& t) { return t.unsqueeze(0); };
+  const Tensor teacher = (other * 2).round(), out = torch::full({r, n + 3}, 7, options);
+  const Rows<T> to{out.data_ptr<T>(), n + 3};
+  run_kernel<ColumnSoftmax>(isa, r, n, rows<T>(right), T{3}, to);
+  CHECK(relative_error(out.narrow(1, 0, n), at::softmax(3 * right, 0)) < tolerance);
+  CHECK(out.narrow(1, n, 3).eq(7).all().item<bool>());
+  sums.fill_(7);
+  run_kernel<ColumnCrossEntropy>(isa, r, n, rows<T>(right), rows<T>(teacher), sums.data_ptr<T>(), to);
+  const CrossEntropy expected = column_cross_entropy(
+      as_batch(right).to(torch::kCPU).transpose(1, 2).contiguous().transpose(1, 2), as_batch(teacher));
+  CHECK(relative_error(sums.narrow(0, 0, n), expected.losses.view(n)) < tolerance);
+  CHECK(relative_error(out.narrow(1, 0, n), expected.grad[0]) < tolerance);
+  CHECK(sums.narrow(0, n, 3).eq(7).all().item<bool>());
+  CHECK(out.narrow(1, n, 3).eq(7).all().item<bool>());
 }
 
 }  // namespace
@@ -100,8 +106,8 @@ TEST_CASE("batched products take any layout and are the same on any number of th
   CHECK(relative_error(batched_product(shared, right), shared.matmul(right)) < 3e-6);
   CHECK(relative_error(batched_product(left.to(torch::kBFloat16), right.to(torch::kBFloat16)), expected) < 2e-2);
   CHECK(relative_error(column_dots(transposed(right), right), right.square().sum(1, true)) < 3e-6);
-  CHECK(column_argmax(transposed(right)).equal(right.argmax(1, true)));
-  CHECK(column_argmax(right).equal(right.argmax(1, true)));
+  CHECK(relative_error(column_softmax(right, 0.5), at::softmax(right * 2, 1)) < 3e-6);
+  CHECK(relative_error(column_softmax(transposed(right), 0.5), at::softmax(right * 2, 1)) < 3e-6);
 
   const int threads = at::get_num_threads();
   at::set_num_threads(1);
@@ -110,6 +116,33 @@ TEST_CASE("batched products take any layout and are the same on any number of th
   CHECK(batched_product(left, right).equal(alone));
   CHECK(batched_product(left, transposed(right)).equal(alone_dots));
   at::set_num_threads(threads);
+}
+
+TEST_CASE("patch moments in one pass", "[products]") {
+  using namespace smooseg::detail;
+  torch::manual_seed(4);
+  for (const auto dtype : {torch::kFloat32, torch::kFloat64}) {
+    for (const int64_t n : {1, 15, 1024, 2100}) {
+      INFO(dtype << ", " << n << " patches");
+      Tensor x = torch::randn({2, 20, n}, dtype);
+      x.select(2, n - 1).zero_();
+      const Tensor a = torch::rand({2, 6, n}, dtype);
+      for (const double eps : {0.1, -1.0}) {  // negative: taken as they are
+        const auto unit = [&](const Tensor& t) { return eps < 0 ? t : t / t.norm(2, {1}, true).clamp_min(eps); };
+        const Tensor last = x.transpose(1, 2).contiguous().transpose(1, 2);
+        const double tolerance = dtype == torch::kFloat32 ? 3e-6 : 1e-13;
+        for (const Tensor& features : {x, last}) {
+          const PatchMoments m = patch_moments(features, a, eps, eps);
+          CHECK(relative_error(m.product.narrow(1, 0, 6), unit(a).matmul(unit(x).transpose(1, 2))) < tolerance);
+          CHECK((m.product.narrow(1, 6, 1) - unit(x).sum(2).unsqueeze(1)).abs().max().item<double>() <
+                tolerance * static_cast<double>(n));
+          CHECK(relative_error(m.labels, unit(a).sum(2, true)) < tolerance);
+          CHECK(relative_error(x * m.x_scale, unit(x)) < tolerance);
+          CHECK(relative_error(a * m.a_scale, unit(a)) < tolerance);
+        }
+      }
+    }
+  }
 }
 
 TEST_CASE("unit vectors, forward and backward", "[products]") {

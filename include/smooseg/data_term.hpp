@@ -5,7 +5,7 @@
 #include <torch/types.h>
 
 #include "smooseg/detail/check.hpp"
-#include "smooseg/detail/products.hpp"
+#include "smooseg/detail/columns.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/detail/unit_vectors.hpp"
 #include "smooseg/smoothness.hpp"
@@ -19,19 +19,16 @@ struct DataTerm : torch::autograd::Function<DataTerm> {
 
   /// @param student (B,K,N). @param teacher (B,K,N). @return the sum of the cross-entropies times `weight`.
   static Tensor forward(Context* context, const Tensor& student, const Tensor& teacher, double weight) {
-    const Tensor labels = column_argmax(teacher), log_assignments = at::log_softmax(student, 1);
-    context->save_for_backward({log_assignments, labels});
+    const CrossEntropy result = column_cross_entropy(student, teacher);
+    context->save_for_backward({result.grad});
     context->saved_data["weight"] = weight;
-    return log_assignments.gather(1, labels).sum().mul_(-weight);
+    return result.losses.sum().mul_(weight);
   }
 
   static torch::autograd::variable_list backward(Context* context, torch::autograd::variable_list grads) {
     check_once_differentiable("smooseg::functional::data_term");
-    const auto saved = context->get_saved_variables();
-    const Tensor weight = grads[0] * context->saved_data["weight"].toDouble();
-    Tensor grad = saved[0].exp().mul_(weight);
-    grad.scatter_add_(1, saved[1], (-weight).expand(saved[1].sizes()));
-    return {grad, Tensor(), Tensor()};
+    const double weight = context->saved_data["weight"].toDouble();
+    return {context->get_saved_variables()[0] * (grads[0] * weight), Tensor(), Tensor()};
   }
 };
 
@@ -55,7 +52,7 @@ inline Tensor data_term(const Tensor& student, const Tensor& teacher, Reduction 
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const Tensor s = student.to(at::promote_types(torch::kFloat32, student.scalar_type())).flatten(2);
   const double weight = reduction == Reduction::kSum ? 1 : 1 / static_cast<double>(s.size(0) * s.size(2));
-  return detail::DataTerm::apply(s, teacher.detach().flatten(2), weight);
+  return detail::DataTerm::apply(s, teacher.detach().to(s.scalar_type()).flatten(2), weight);
 }
 
 }  // namespace functional

@@ -70,7 +70,7 @@ class EnergyLossImpl : public torch::nn::Cloneable<EnergyLossImpl> {
   /// @throws c10::Error for shapes, dtypes or devices that do not fit.
   EnergyTerms forward(const Tensor& features, const PrototypeLogits& logits, const Tensor& pairing) {
     detail::check_map(logits.teacher, "smooseg::EnergyLoss", "logits.teacher", "(B,K,...)");
-    const Tensor assignments = at::softmax(logits.teacher / options.temperature(), 1);
+    const Tensor assignments = functional::soft_assignments(logits.teacher, options.temperature());
     const SmoothnessTerms s = smoothness(features, assignments, pairing);
     const Tensor data = functional::data_term(logits.student, logits.teacher, options.smoothness().reduction());
     return {s.total() + data, s.within, s.across, data, s.within_penalty_mean, s.across_penalty_mean};

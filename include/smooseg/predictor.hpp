@@ -11,6 +11,7 @@
 #include <ostream>
 
 #include "smooseg/detail/check.hpp"
+#include "smooseg/detail/columns.hpp"
 #include "smooseg/detail/products.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/detail/unit_vectors.hpp"
@@ -73,9 +74,41 @@ struct CosineLogits : torch::autograd::Function<CosineLogits> {
   }
 };
 
+struct SoftAssignments : torch::autograd::Function<SoftAssignments> {
+  using Context = torch::autograd::AutogradContext;
+
+  /// @param logits (B,K,N). @return softmax(logits / temperature) over K.
+  static Tensor forward(Context* context, const Tensor& logits, double temperature) {
+    const Tensor assignments = column_softmax(logits, temperature);
+    context->save_for_backward({assignments});
+    context->saved_data["temperature"] = temperature;
+    return assignments;
+  }
+
+  static torch::autograd::variable_list backward(Context* context, torch::autograd::variable_list grads) {
+    check_once_differentiable("smooseg::functional::soft_assignments");
+    const Tensor assignments = context->get_saved_variables()[0];
+    const Tensor centered = grads[0] - column_dots(assignments, grads[0]);
+    return {centered.mul_(assignments).div_(context->saved_data["temperature"].toDouble()), Tensor()};
+  }
+};
+
 }  // namespace detail
 
 namespace functional {
+
+/// The assignments of Eq. 5: softmax(logits / temperature) over the classes.
+/// @param logits (B,K,...), floating. @param temperature tau, above 0.
+/// @return (B,K,...), of at least float32, also under autocast.
+/// @throws c10::Error for other shapes or dtypes, or a temperature that is not positive.
+inline Tensor soft_assignments(const Tensor& logits, double temperature = 1) {
+  constexpr auto kName = "smooseg::functional::soft_assignments";
+  detail::check_map(logits, kName, "logits", "(B,K,...)");
+  TORCH_CHECK(temperature > 0, kName, ": expected temperature > 0, got ", temperature);
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const Tensor wide = logits.to(at::promote_types(torch::kFloat32, logits.scalar_type()));
+  return detail::SoftAssignments::apply(wide.flatten(2), temperature).view(logits.sizes());
+}
 
 /// The similarities of Eq. 5: cos(p_k, z) for each class k and patch.
 /// @param prototypes (K,D), floating. @param code z, (B,D,...), floating, on the same device.

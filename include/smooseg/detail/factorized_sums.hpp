@@ -11,17 +11,18 @@
 #include <cstdint>
 #include <vector>
 
+#include "smooseg/detail/patch_moments.hpp"
 #include "smooseg/detail/products.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/detail/unit_vectors.hpp"
 
 namespace smooseg::detail {
 
-/// The sums in closed form, for the pairs within and across images. With unit vectors x and a of N patches and, per
-/// image, G = sum_p a_p x_p^T, s = sum_p a_p, f = sum_p x_p and m = f / N:
+/// The sums in closed form. With unit vectors x and a of N patches and, per image, G = sum_p a_p x_p^T, s = sum_p a_p,
+/// f = sum_p x_p and m = f / N:
 ///
 ///     sum W = f_i . f_j,   sum delta = N^2 - s_i . s_j,   sum W delta = sum W - <G_i, G_j>,
-///     sum Wc delta = -<G_i, H_j>   with W centred by row and H = G - s m^T.
+///     sum Wc delta = -<G_i, G_j - s_j m_j^T>   with W centred by row.
 ///
 /// One product over x forward, one backward (two where x wants a gradient); x is never copied.
 struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
@@ -37,95 +38,100 @@ struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
   /// @param x (B,C,N), floating. @param a (B,K,N), of the dtype to compute in. @return (2,3): within, across.
   static Tensor forward(Context* context, const Tensor& x, const Tensor& a, const Tensor& pairing,
                         const Options& options) {
-    const int64_t classes = a.size(1), patches = a.size(2);
-    const Tensor a_scale = scales(a, options.labels_eps);
-    const Tensor x_scale = torch::empty_like(a_scale);
-    Tensor moments;  // (B,K+1,C): G, and below it f
+    std::vector<PatchMoments> parts;
     for_each_part(x, a.scalar_type(), options.block_bytes, [&](int64_t first, const Tensor& part) {
-      const auto here = [&](const Tensor& t) { return t.narrow(2, first, part.size(2)); };
-      const Tensor scale = scales(part, options.features_eps);
-      here(x_scale).copy_(scale);
-      // The normalisation goes to the small side, and 1/|x| as one more row of it gives the sum of x.
-      const Tensor left = torch::empty({a.size(0), classes + 1, part.size(2)}, a.options());
-      left.narrow(1, 0, classes).copy_(here(a)).mul_(here(a_scale) * scale);
-      left.narrow(1, classes, 1).copy_(scale);
-      const Tensor product = batched_product(left, part.transpose(1, 2));
-      moments = moments.defined() ? moments.add_(product) : product;
+      parts.push_back(patch_moments(part, a.narrow(2, first, part.size(2)), options.features_eps, options.labels_eps));
     });
-    const Tensor g = moments.narrow(1, 0, classes), f = moments.narrow(1, classes, 1);
-    const Tensor s = batched_product(a, a_scale.transpose(1, 2));  // (B,K,1)
-    const Tensor h = options.centered ? g - s * (f / static_cast<double>(patches)) : g;
-    const double pairs = static_cast<double>(a.size(0) * patches) * static_cast<double>(patches);
-    const auto dot = [](const Tensor& u, const Tensor& v) { return (u * v).sum(); };
-    const auto across = [&](const Tensor& t) { return t.index_select(0, pairing); };
+    const PatchMoments moments = joined(parts);
+    const WithPartners p(moments.product, moments.labels, pairing, a.size(2));
 
-    context->save_for_backward({x, a, pairing, x_scale, a_scale, moments, s});
+    // <G_i, G_j> for j = i and i's partner, (2); likewise the others.
+    const auto dot = [](const Tensor& u, const Tensor& v) {
+      return batched_product(u.flatten(1).unsqueeze(1), v.flatten(1).unsqueeze(2)).sum();
+    };
+    Tensor product = torch::stack({dot(p.g, p.g), dot(p.g, p.g.index_select(0, pairing))});
+    const Tensor labels = (p.s * p.s_both).sum(torch::IntArrayRef{0, 1});
+    const Tensor closeness = (p.f * p.f_both).sum(torch::IntArrayRef{0, 2});
+    const double pairs = static_cast<double>(a.size(0) * a.size(2)) * static_cast<double>(a.size(2));
+    Tensor g_times_m;
+    if (options.centered) {
+      g_times_m = batched_product(p.g, p.m_both.transpose(1, 2));  // (B,K,2)
+      product = product - (g_times_m * p.s_both).sum(torch::IntArrayRef{0, 1});
+    }
+
+    context->save_for_backward(
+        {x, a, pairing, moments.x_scale, moments.a_scale, moments.product, moments.labels, g_times_m});
     context->saved_data["features_eps"] = options.features_eps;
     context->saved_data["labels_eps"] = options.labels_eps;
-    context->saved_data["centered"] = options.centered;
     context->saved_data["block_bytes"] = options.block_bytes;
-    const auto sums = [&](const Tensor& hj, const Tensor& sj, const Tensor& fj) {
-      const Tensor product = dot(g, hj), closeness = dot(f, fj);
-      return torch::stack({options.centered ? -product : closeness - product, pairs - dot(s, sj), closeness});
-    };
-    return torch::stack({sums(h, s, f), sums(across(h), across(s), across(f))});
+    return torch::stack({options.centered ? -product : closeness - product, pairs - labels, closeness}, 1);
   }
 
   static torch::autograd::variable_list backward(Context* context, torch::autograd::variable_list grads) {
     check_once_differentiable("smooseg::SmoothnessLoss");
     const auto saved = context->get_saved_variables();
     const Tensor &x = saved[0], &a = saved[1], &pairing = saved[2], &x_scale = saved[3], &a_scale = saved[4];
-    const int64_t classes = a.size(1), patches = a.size(2);
-    const Tensor g = saved[5].narrow(1, 0, classes), f = saved[5].narrow(1, classes, 1), &s = saved[6];
-    const Tensor m = f / static_cast<double>(patches);
-    const bool centered = context->saved_data["centered"].toBool();
+    const Tensor& g_times_m = saved[7];
+    const bool centered = g_times_m.defined();
+    const WithPartners p(saved[5], saved[6], pairing, a.size(2));
     const auto to_sum = grads[0].unbind(1);  // of W delta, delta and W: (2) each, within and across
 
-    // sum_i <u_i, v_j(i)> has the gradients v_j(i) to u_i and, gathered over whose partner j is, u_i to v_j.
-    const auto both = [&](const Tensor& weights, const Tensor& u, const Tensor& v) {  // of <u_i, v_i> and <u_i, v_j>
-      const Tensor across = v.index_select(0, pairing).index_add_(0, pairing, u).mul_(weights[1]);
-      return (u + v).mul_(weights[0]).add_(across);
+    // sum_i <u_i, v_j> has the gradients v_j to u_i and, gathered over all whose partner j is, u_i to v_j.
+    const auto of_squares = [&](const Tensor& weights, const Tensor& u) {  // of <u_i, u_i> and <u_i, u_j>
+      return u.index_select(0, pairing).index_add_(0, pairing, u).mul_(weights[1]).addcmul_(u, weights[0], 2);
     };
-    const Tensor grad_g = both(to_sum[0], g, centered ? g - s * m : g).neg_();
-    const Tensor grad_s = both(to_sum[1], s, s).neg_();
-    const Tensor grad_f = both(centered ? to_sum[2] : to_sum[2] + to_sum[0], f, f);
+    const auto own_and_partners = [&](Tensor& grad, const Tensor& of_both, int64_t dim) {
+      grad.add_(of_both.narrow(dim, 0, 1)).index_add_(0, pairing, of_both.narrow(dim, 1, 1));
+    };
+    Tensor grad_g = of_squares(to_sum[0], p.g).neg_(), grad_s = of_squares(to_sum[1], p.s).neg_();
+    Tensor grad_f = of_squares(centered ? to_sum[2] : to_sum[2] + to_sum[0], p.f);
     if (centered) {
-      // Minus the gradient to H; its part through s m^T.
-      const Tensor to_h = (g * to_sum[0][0]).index_add_(0, pairing, g * to_sum[0][1]);
-      grad_s.add_(to_h.matmul(m.transpose(1, 2)));
-      grad_f.add_(s.transpose(1, 2).matmul(to_h), 1 / static_cast<double>(patches));
+      const Tensor weighted = p.s_both * to_sum[0];  // (B,K,2)
+      grad_g.add_(batched_product(weighted, p.m_both));
+      own_and_partners(grad_s, g_times_m * to_sum[0], 2);
+      own_and_partners(grad_f, batched_product(weighted.transpose(1, 2), p.g).div_(static_cast<double>(a.size(2))), 1);
     }
 
     const double features_eps = context->saved_data["features_eps"].toDouble();
     const double labels_eps = context->saved_data["labels_eps"].toDouble();
     const bool wants_x = context->needs_input_grad(0), wants_a = context->needs_input_grad(1);
     std::vector<Tensor> x_parts, a_parts;
-    for_each_part(x, a.scalar_type(), context->saved_data["block_bytes"].toInt(),
-                  [&](int64_t first, const Tensor& part) {
-                    const auto here = [&](const Tensor& t) { return t.narrow(2, first, part.size(2)); };
-                    if (wants_a) a_parts.push_back(batched_product(grad_g, part, here(x_scale)));
-                    if (wants_x) {
-                      const Tensor right = at::cat({here(a) * here(a_scale), torch::ones_like(here(x_scale))}, 1);
-                      Tensor grad = batched_product(at::cat({grad_g, grad_f}, 1).transpose(1, 2), right);
-                      if (features_eps >= 0) grad = unit_vectors_backward(part, here(x_scale), features_eps, grad);
-                      x_parts.push_back(grad.to(x.scalar_type()));
-                    }
-                  });
-    const auto joined = [](const std::vector<Tensor>& parts) {
+    const auto add_part = [&](int64_t first, const Tensor& part) {
+      const auto here = [&](const Tensor& t) { return t.narrow(2, first, part.size(2)); };
+      if (wants_a) a_parts.push_back(batched_product(grad_g, part, here(x_scale)));
+      if (!wants_x) return;
+      const Tensor left = at::cat({grad_g, grad_f}, 1).transpose(1, 2);
+      const Tensor right = at::cat({here(a) * here(a_scale), torch::ones_like(here(x_scale))}, 1);
+      Tensor grad = batched_product(left, right);
+      if (features_eps >= 0) grad = unit_vectors_backward(part, here(x_scale), features_eps, grad);
+      x_parts.push_back(grad.to(x.scalar_type()));
+    };
+    for_each_part(x, a.scalar_type(), context->saved_data["block_bytes"].toInt(), add_part);
+    const auto together = [](const std::vector<Tensor>& parts) {
       return parts.empty() ? Tensor() : parts.size() == 1 ? parts[0] : at::cat(parts, 2);
     };
-    Tensor grad_a = joined(a_parts);
+    Tensor grad_a = together(a_parts);
     if (wants_a) {
       grad_a.add_(grad_s);
       if (labels_eps >= 0) grad_a = unit_vectors_backward(a, a_scale, labels_eps, grad_a);
     }
-    return {joined(x_parts), grad_a, Tensor(), Tensor()};
+    return {together(x_parts), grad_a, Tensor(), Tensor()};
   }
 
  private:
-  static Tensor scales(const Tensor& x, double eps) {
-    return eps < 0 ? torch::ones({x.size(0), 1, x.size(2)}, x.options()) : inverse_norms(x, eps);
-  }
+  /// The moments of each image i, and the small ones also of its partner j.
+  struct WithPartners {
+    WithPartners(const Tensor& product, const Tensor& labels, const Tensor& pairing, int64_t patches)
+        : g(product.narrow(1, 0, labels.size(1))),
+          f(product.narrow(1, labels.size(1), 1)),
+          s(labels),
+          f_both(at::cat({f, f.index_select(0, pairing)}, 1)),
+          s_both(at::cat({s, s.index_select(0, pairing)}, 2)),
+          m_both(f_both / static_cast<double>(patches)) {}
+
+    Tensor g, f, s;                 // (B,K,C), (B,1,C), (B,K,1)
+    Tensor f_both, s_both, m_both;  // (B,2,C), (B,K,2), (B,2,C): of i and j
+  };
 
   /// Calls f(first patch, patches in `dtype`): once where x has it, else for converted parts of at most `bytes`.
   template <class F>

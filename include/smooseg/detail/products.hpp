@@ -1,30 +1,20 @@
 #pragma once
 
-// The batched products and the reduction that the losses and the predictor consist of. In the products one side is
-// short (classes, prototypes): BLAS, made for large matrices, takes two to four times as long
-// (benchmarks/bench_products.cpp). None of these functions records gradients.
+// The batched products that the losses and the predictor consist of, of which one side is short (classes, prototypes).
+// BLAS, made for large matrices, takes two to four times as long (benchmarks/bench_products.cpp).
 
 #include <ATen/Functions.h>
-#include <ATen/Parallel.h>
 #include <torch/types.h>
 
 #include <algorithm>
 #include <cstdint>
 
+#include "smooseg/detail/parallel.hpp"
 #include "smooseg/detail/simd.hpp"
+#include "smooseg/detail/simd_math.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::detail {
-
-/// Rows of a matrix in memory: element (i,j) is data[i * stride + j].
-template <class T>
-struct Rows {
-  T* data;
-  int64_t stride;
-
-  SMOOSEG_INLINE Rows at(int64_t row, int64_t column) const { return {data + row * stride + column, stride}; }
-  SMOOSEG_INLINE T* operator[](int64_t row) const { return data + row * stride; }
-};
 
 // A tile of the result stays in registers: kTileRows rows of `tile_vectors` vectors (or, of dot products, columns).
 constexpr int64_t kTileRows = 4;
@@ -112,17 +102,14 @@ struct RowProduct {
 /// out (M,N) = left (M,R) right^T, right being (N,R), each column n times scale[n] unless `scale` is null.
 struct DotProduct {
   static constexpr int64_t kTaskColumns = 96;
+  /// Numbers of the reduced side in a block that stays in cache.
+  static constexpr int64_t kBlock = 1024;
 
   template <Isa isa, class T>
   SMOOSEG_INLINE static void run(int64_t m, int64_t reduced, int64_t n, Rows<const T> left, Rows<const T> right,
                                  const T* scale, Rows<T> out) {
-    constexpr int64_t kTile = tile_vectors(isa), kBlock = 1024;
-    using W = Wide<T, kLanes<T, isa>>;
     for (int64_t r = 0; r < reduced; r += kBlock) {
-      const int64_t end = std::min(reduced, r + kBlock);
-      int64_t j = 0;
-      for (; j + kTile <= n; j += kTile) panel<W, kTile>(m, r, end, j, left, right, out);
-      for (; j < n; ++j) panel<W, 1>(m, r, end, j, left, right, out);
+      add_block<isa>(m, r, std::min(reduced, r + kBlock), n, left, right, out, r > 0);
     }
     if (scale == nullptr) return;
     for (int64_t i = 0; i < m; ++i) {
@@ -130,20 +117,31 @@ struct DotProduct {
     }
   }
 
+  /// The part from begin to end of the reduced side, added to `out` or put there.
+  template <Isa isa, class T>
+  SMOOSEG_INLINE static void add_block(int64_t m, int64_t begin, int64_t end, int64_t n, Rows<const T> left,
+                                       Rows<const T> right, Rows<T> out, bool add) {
+    constexpr int64_t kTile = tile_vectors(isa);
+    using W = Wide<T, kLanes<T, isa>>;
+    int64_t j = 0;
+    for (; j + kTile <= n; j += kTile) panel<W, kTile>(m, begin, end, j, left, right, out, add);
+    for (; j < n; ++j) panel<W, 1>(m, begin, end, j, left, right, out, add);
+  }
+
  private:
   template <class W, int64_t columns, class T>
   SMOOSEG_INLINE static void panel(int64_t m_count, int64_t begin, int64_t end, int64_t j, Rows<const T> left,
-                                   Rows<const T> right, Rows<T> out) {
+                                   Rows<const T> right, Rows<T> out, bool add) {
     int64_t m = 0;
     for (; m + kTileRows <= m_count; m += kTileRows) {
-      tile<W, kTileRows, columns>(begin, end, left.at(m, 0), right.at(j, 0), out.at(m, j));
+      tile<W, kTileRows, columns>(begin, end, left.at(m, 0), right.at(j, 0), out.at(m, j), add);
     }
-    for (; m < m_count; ++m) tile<W, 1, columns>(begin, end, left.at(m, 0), right.at(j, 0), out.at(m, j));
+    for (; m < m_count; ++m) tile<W, 1, columns>(begin, end, left.at(m, 0), right.at(j, 0), out.at(m, j), add);
   }
 
-  /// Adds the part from begin to end of the reduced dimension, or starts with it where begin is 0.
   template <class W, int64_t rows, int64_t columns, class T>
-  SMOOSEG_INLINE static void tile(int64_t begin, int64_t end, Rows<const T> left, Rows<const T> right, Rows<T> out) {
+  SMOOSEG_INLINE static void tile(int64_t begin, int64_t end, Rows<const T> left, Rows<const T> right, Rows<T> out,
+                                  bool add_to_out) {
     constexpr int64_t kVector = sizeof(W) / sizeof(T);
     W sums[rows][columns] = {};
     const auto add = [&](int64_t r, const W* mask) SMOOSEG_INLINE_LAMBDA {
@@ -171,121 +169,24 @@ struct DotProduct {
     for (int64_t m = 0; m < rows; ++m) {
       SMOOSEG_UNROLL
       for (int64_t c = 0; c < columns; ++c) {
-        T sum = lane_sum<T, static_cast<int>(kVector)>(sums[m][c]);
+        T sum = sum_of_lanes<T, static_cast<int>(kVector)>(sums[m][c]);
         for (int64_t k = r; k < end; ++k) sum += left[m][k] * right[c][k];
-        out[m][c] = begin > 0 ? out[m][c] + sum : sum;
+        out[m][c] = add_to_out ? out[m][c] + sum : sum;
       }
     }
   }
 };
-
-/// out[n] = sum_c x[c][n] y[c][n].
-struct ColumnDots {
-  static constexpr int64_t kTaskColumns = 1024;
-
-  template <Isa isa, class T>
-  SMOOSEG_INLINE static void run(int64_t channels, int64_t n, Rows<const T> x, Rows<const T> y, T* out) {
-    constexpr int64_t kVector = kLanes<T, isa>, kTile = 8 * kVector;
-    using W = Wide<T, kVector>;
-    int64_t j = 0;
-    for (; j + kTile <= n; j += kTile) panel<W, 8>(channels, j, x, y, out);
-    for (; j + kVector <= n; j += kVector) panel<W, 1>(channels, j, x, y, out);
-    for (; j < n; ++j) panel<T, 1>(channels, j, x, y, out);
-  }
-
- private:
-  template <class W, int64_t vectors, class T>
-  SMOOSEG_INLINE static void panel(int64_t channels, int64_t j, Rows<const T> x, Rows<const T> y, T* out) {
-    constexpr int64_t kVector = sizeof(W) / sizeof(T);
-    W sums[vectors] = {};
-    for (int64_t c = 0; c < channels; ++c) {
-      SMOOSEG_UNROLL
-      for (int64_t v = 0; v < vectors; ++v) {
-        W a, b;
-        load(a, x[c] + j + v * kVector);
-        load(b, y[c] + j + v * kVector);
-        sums[v] += a * b;
-      }
-    }
-    SMOOSEG_UNROLL
-    for (int64_t v = 0; v < vectors; ++v) store(out + j + v * kVector, sums[v]);
-  }
-};
-
-/// labels[n] = the first row of x in which column n is greatest.
-struct ColumnArgMax {
-  static constexpr int64_t kTaskColumns = 1024;
-
-  template <Isa isa, class T>
-  SMOOSEG_INLINE static void run(int64_t rows, int64_t n, Rows<const T> x, int64_t* labels) {
-    constexpr int64_t kVector = kLanes<T, isa>;
-    using W = Wide<T, kVector>;
-    int64_t j = 0;
-    for (; j + kVector <= n; j += kVector) {
-      W greatest, row = {}, label = {};
-      load(greatest, x[0] + j);
-      for (int64_t k = 1; k < rows; ++k) {
-        W value;
-        load(value, x[k] + j);
-        row += T{1};
-        keep_greater(greatest, label, value, row);
-      }
-      for (int64_t l = 0; l < kVector; ++l) labels[j + l] = static_cast<int64_t>(label[l]);
-    }
-    for (; j < n; ++j) {
-      labels[j] = 0;
-      for (int64_t k = 1; k < rows; ++k) {
-        if (x[k][j] > x[labels[j]][j]) labels[j] = k;
-      }
-    }
-  }
-};
-
-/// Whether the kernels can read a tensor: real numbers in the CPU's memory.
-inline bool has_kernels(const Tensor& t) {
-  return t.device().is_cpu() && (t.scalar_type() == torch::kFloat32 || t.scalar_type() == torch::kFloat64);
-}
-
-inline bool has_contiguous_rows(const Tensor& t) {
-  return t.size(2) == 1 || t.stride(2) == 1;
-}
-
-/// Calls f(batch entry, first column, number of columns) in parallel. How the work is cut does not depend on the number
-/// of threads, nor do the results.
-template <class F>
-void for_each_task(int64_t batch, int64_t columns, int64_t task_columns, int64_t work_per_column, const F& f) {
-  constexpr int64_t kWorthAThread = 1 << 16;
-  const int64_t tasks = (columns + task_columns - 1) / task_columns;
-  const int64_t work = std::max<int64_t>(1, work_per_column * std::min(columns, task_columns));
-  at::parallel_for(0, batch * tasks, std::max<int64_t>(1, kWorthAThread / work), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = i % tasks * task_columns;
-      f(i / tasks, first, std::min(task_columns, columns - first));
-    }
-  });
-}
-
-/// Calls f with a number of the tensor's type.
-template <class F>
-void with_scalar(const Tensor& t, const F& f) {
-  if (t.scalar_type() == torch::kFloat32) return f(float{});
-  f(double{});
-}
-
-template <class T>
-Rows<const T> rows_of(const Tensor& t, int64_t batch) {
-  return {t.data_ptr<T>() + (t.size(0) == 1 ? 0 : batch * t.stride(0)), t.stride(1)};
-}
 
 /// left (B,M,R), or (1,M,R) for all of the batch, times right (B,R,N); column n of the result times scale (B,1,N),
 /// where one is given. Either the rows of `right` are contiguous or its columns are; else it is copied.
+/// Records no gradients.
 /// @return (B,M,N), contiguous.
 inline Tensor batched_product(Tensor left, Tensor right, const Tensor& scale = {}) {
   if (!has_kernels(left) || !has_kernels(right)) {
     const Tensor product = at::matmul(left, right);
     return scale.defined() ? product * scale : product;
   }
-  const bool columns_contiguous = !has_contiguous_rows(right) && right.stride(1) == 1;
+  const bool columns_contiguous = right.stride(1) == 1 && (right.size(2) == 1 || right.stride(2) != 1);
   if (!has_contiguous_rows(left)) left = left.contiguous();
   if (!has_contiguous_rows(right) && !columns_contiguous) right = right.contiguous();
   if (columns_contiguous) right = right.transpose(1, 2);
@@ -311,39 +212,6 @@ inline Tensor batched_product(Tensor left, Tensor right, const Tensor& scale = {
     } else {
       run(RowProduct{});
     }
-  });
-  return out;
-}
-
-/// Inner products of the columns of x and y, (B,C,N) each -> (B,1,N).
-inline Tensor column_dots(const Tensor& x, const Tensor& y) {
-  if (!has_kernels(x) || !has_kernels(y) || !has_contiguous_rows(x) || !has_contiguous_rows(y)) {
-    return (x * y).sum(1, /*keepdim=*/true);
-  }
-  Tensor out = torch::empty({x.size(0), 1, x.size(2)}, x.options());
-  with_scalar(x, [&](auto zero) {
-    using T = decltype(zero);
-    T* const to = out.data_ptr<T>();
-    for_each_task(x.size(0), x.size(2), ColumnDots::kTaskColumns, x.size(1), [&](int64_t b, int64_t first, int64_t n) {
-      run_kernel<ColumnDots>(machine_isa(), x.size(1), n, rows_of<T>(x, b).at(0, first), rows_of<T>(y, b).at(0, first),
-                             to + b * x.size(2) + first);
-    });
-  });
-  return out;
-}
-
-/// The first row in which each column is greatest: x (B,K,N) -> (B,1,N) int64.
-inline Tensor column_argmax(const Tensor& x) {
-  if (!has_kernels(x) || !has_contiguous_rows(x)) return x.argmax(1, /*keepdim=*/true);
-  Tensor out = torch::empty({x.size(0), 1, x.size(2)}, x.options().dtype(torch::kInt64));
-  with_scalar(x, [&](auto zero) {
-    using T = decltype(zero);
-    int64_t* const to = out.data_ptr<int64_t>();
-    for_each_task(x.size(0), x.size(2), ColumnArgMax::kTaskColumns, x.size(1),
-                  [&](int64_t b, int64_t first, int64_t n) {
-                    run_kernel<ColumnArgMax>(machine_isa(), x.size(1), n, rows_of<T>(x, b).at(0, first),
-                                             to + b * x.size(2) + first);
-                  });
   });
   return out;
 }

@@ -5,7 +5,6 @@
 //
 // A kernel is a struct with `template <Isa isa> SMOOSEG_INLINE static void run(arguments...)`, written with `Wide`.
 
-#include <cstddef>
 #include <cstring>
 
 #if defined(__GNUC__)
@@ -108,36 +107,6 @@ SMOOSEG_INLINE void prefetch([[maybe_unused]] const T* address) {
 #if defined(__GNUC__)
   __builtin_prefetch(address);
 #endif
-}
-
-/// Where `value` is greater than `greatest`, puts it there, and `mark` into `marked`.
-template <class W>
-SMOOSEG_INLINE void keep_greater(W& greatest, W& marked, const W& value, const W& mark) {
-#if defined(__GNUC__)
-  const auto greater = value > greatest;
-  greatest = greater ? value : greatest;
-  marked = greater ? mark : marked;
-#else
-  for (std::size_t i = 0; i < sizeof(W) / sizeof(value[0]); ++i) {
-    if (!(value[i] > greatest[i])) continue;
-    greatest[i] = value[i];
-    marked[i] = mark[i];
-  }
-#endif
-}
-
-template <class T, int lanes>
-SMOOSEG_INLINE T lane_sum(const Wide<T, lanes>& value) {
-  if constexpr (lanes == 1) {
-    return value[0];
-  } else {
-    T lane[lanes];
-    store(lane, value);
-    Wide<T, lanes / 2> low, high;
-    load(low, lane);
-    load(high, lane + lanes / 2);
-    return lane_sum<T, lanes / 2>(low + high);
-  }
 }
 
 template <class Kernel, class... Args>

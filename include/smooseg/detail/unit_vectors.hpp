@@ -6,7 +6,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>
 
-#include "smooseg/detail/products.hpp"
+#include "smooseg/detail/columns.hpp"
+#include "smooseg/detail/parallel.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::detail {
