@@ -52,17 +52,18 @@ struct CosineLogits : torch::autograd::Function<CosineLogits> {
   static torch::autograd::variable_list backward(Context* context, torch::autograd::variable_list grads) {
     check_once_differentiable("smooseg::functional::prototype_logits");
     const auto saved = context->get_saved_variables();
-    const Tensor &prototypes = saved[0], &code = saved[1], &code_scale = saved[2], &grad = grads[0];
+    const Tensor &prototypes = saved[0], &code = saved[1], &code_scale = saved[2];
     Tensor grad_prototypes, grad_code;
+    if (context->needs_input_grad(1)) {
+      const Tensor grad_unit = batched_product(unit_rows(prototypes).transpose(1, 2), grads[0]);
+      grad_code = unit_vectors_backward(code, code_scale, kEps, grad_unit);
+    }
     if (context->needs_input_grad(0)) {
-      const Tensor grad_unit = batched_product(grad * code_scale, code.transpose(1, 2)).sum(0);
+      const Tensor scaled = overwritable(grads[0]).mul_(code_scale);
+      const Tensor grad_unit = batched_product(scaled, code.transpose(1, 2)).sum(0);
       const Tensor columns = prototypes.t().unsqueeze(0);
       grad_prototypes =
           unit_vectors_backward(columns, inverse_norms(columns, kEps), kEps, grad_unit.t().unsqueeze(0)).squeeze(0).t();
-    }
-    if (context->needs_input_grad(1)) {
-      const Tensor grad_unit = batched_product(unit_rows(prototypes).transpose(1, 2), grad);
-      grad_code = unit_vectors_backward(code, code_scale, kEps, grad_unit);
     }
     return {grad_prototypes, grad_code};
   }
@@ -88,8 +89,9 @@ struct SoftAssignments : torch::autograd::Function<SoftAssignments> {
   static torch::autograd::variable_list backward(Context* context, torch::autograd::variable_list grads) {
     check_once_differentiable("smooseg::functional::soft_assignments");
     const Tensor assignments = context->get_saved_variables()[0];
-    const Tensor centered = grads[0] - column_dots(assignments, grads[0]);
-    return {centered.mul_(assignments).div_(context->saved_data["temperature"].toDouble()), Tensor()};
+    const Tensor mean = column_dots(assignments, grads[0]);
+    const double temperature = context->saved_data["temperature"].toDouble();
+    return {overwritable(grads[0]).sub_(mean).mul_(assignments).div_(temperature), Tensor()};
   }
 };
 
