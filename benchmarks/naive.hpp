@@ -4,7 +4,6 @@
 // and pair, built by ordinary tensor operations. What the library is compared with.
 
 #include <torch/nn/functional/loss.h>
-#include <torch/nn/functional/normalization.h>
 #include <torch/types.h>
 
 #include "smooseg/loss.hpp"
@@ -14,8 +13,8 @@ namespace naive {
 using torch::Tensor;
 
 inline Tensor unit(const Tensor& x) {
-  namespace F = torch::nn::functional;
-  return F::normalize(x.flatten(2), F::NormalizeFuncOptions().dim(1).eps(1e-10));
+  const Tensor flat = x.flatten(2);
+  return flat / flat.norm(2, {1}, true).clamp_min(1e-10);
 }
 
 /// Eq. 2 with its rows centred and the mean kept, of unit vectors (B,C,P) and (B,C,Q).
@@ -44,9 +43,8 @@ inline Tensor smoothness(const Tensor& features, const Tensor& assignments, cons
 
 /// Eq. 5: similarities of a code (B,D,...) to both sets of prototypes.
 inline smooseg::PrototypeLogits predictor(const smooseg::PrototypePredictor& predictor, const Tensor& code) {
-  namespace F = torch::nn::functional;
   const auto cosines = [](const Tensor& prototypes, const Tensor& z) {
-    const Tensor p = F::normalize(prototypes, F::NormalizeFuncOptions().dim(1).eps(1e-10));
+    const Tensor p = prototypes / prototypes.norm(2, {1}, true).clamp_min(1e-10);
     auto sizes = z.sizes().vec();
     sizes[1] = prototypes.size(0);
     return torch::einsum("kd,bdn->bkn", {p, unit(z)}).view(sizes);

@@ -72,6 +72,7 @@ inline PenaltyHistogram penalty_histogram(const Tensor& assignments, const Penal
               ": expected assignments that are finite and not negative");
 
   const int64_t bins = options.bins(), patches = u.size(2);
+  constexpr int64_t kBytesPerPair = 32;  // cosine, penalty, bin and indices
   Tensor counts = torch::zeros({bins}, u.options().dtype(torch::kInt64));
   const auto count = [&](const Tensor& cosines) {
     const Tensor bin = ((1 - cosines) * static_cast<double>(bins)).to(torch::kInt64).clamp_(0, bins - 1);
@@ -81,7 +82,7 @@ inline PenaltyHistogram penalty_histogram(const Tensor& assignments, const Penal
     return std::max<int64_t>(1, options.block_bytes() / bytes_each);
   };
   if (options.samples() == 0) {
-    const int64_t rows = vectors_within(patches * static_cast<int64_t>(sizeof(int64_t)));
+    const int64_t rows = vectors_within(patches * kBytesPerPair);
     for (int64_t i = 0; i < u.size(0); ++i) {
       for (int64_t p = 0; p < patches; p += rows) {
         count(u[i].narrow(1, p, std::min(rows, patches - p)).t().matmul(u[i]));
@@ -89,7 +90,7 @@ inline PenaltyHistogram penalty_histogram(const Tensor& assignments, const Penal
     }
   } else {
     const Tensor rows = u.transpose(1, 2).flatten(0, 1);  // (B N,K)
-    const int64_t block = vectors_within(u.size(1) * static_cast<int64_t>(u.element_size()));
+    const int64_t block = vectors_within(2 * kBytesPerPair + 3 * u.size(1) * static_cast<int64_t>(u.element_size()));
     for (int64_t first = 0; first < options.samples(); first += block) {
       const auto draw = [&](int64_t below) {
         const int64_t many = std::min(block, options.samples() - first);
