@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "smooseg/detail/aligned_buffer.hpp"
 #include "smooseg/detail/columns.hpp"
 #include "smooseg/detail/parallel.hpp"
 #include "smooseg/detail/products.hpp"
@@ -104,10 +105,11 @@ inline PatchMoments patch_moments(const Tensor& x, const Tensor& a, double x_eps
     for_each_task(batch, patches, MomentsKernel::kTaskColumns, channels * (classes + 2),
                   [&](int64_t b, int64_t first, int64_t n) {
                     const int64_t task = b * tasks + first / MomentsKernel::kTaskColumns, at = b * patches + first;
-                    std::vector<T> scratch(static_cast<std::size_t>((classes + 1) * n));
+                    const int64_t stride = (n + 15) / 16 * 16;  // rows that begin with a cache line
+                    AlignedBuffer<T> scratch(static_cast<std::size_t>((classes + 1) * stride));
                     run_kernel<MomentsKernel>(machine_isa(), channels, classes, n, rows_of<T>(x, b).at(0, first),
                                               rows_of<T>(a, b).at(0, first), x_eps, a_eps, x_scale + at, a_scale + at,
-                                              Rows<T>{scratch.data(), n},
+                                              Rows<T>{scratch.data(), stride},
                                               Rows<T>{products + task * (classes + 1) * channels, channels},
                                               sums + task * classes);
                   });
