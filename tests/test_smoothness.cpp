@@ -422,6 +422,22 @@ TEST_CASE("the smoothness term takes little memory beyond its input", "[smoothne
   CHECK(peak(x, Evaluation::kPairwise) < of_features + 12);  // a dozen blocks
 }
 
+TEST_CASE("65536 patches, more pairs than fit an int32", "[smoothness]") {
+  torch::manual_seed(16);
+  const Tensor x = torch::randn({1, 6, 256, 256}), pairing = pairing_of({0});
+  const Tensor a = at::softmax(torch::randn({1, 3, 256, 256}), 1);
+  SmoothnessLoss loss;
+  const auto gradient = [&](torch::ScalarType dtype) {
+    const Tensor leaf = a.to(dtype).requires_grad_();
+    const Tensor value = loss(x.to(dtype), leaf, pairing).total();
+    value.backward();
+    return std::array<Tensor, 2>{value.detach(), leaf.grad()};
+  };
+  const auto got = gradient(torch::kFloat32), exact = gradient(torch::kFloat64);
+  CHECK(relative_error(got[0], exact[0]) < 1e-6);
+  CHECK((got[1] - exact[1]).norm().item<double>() < 5e-6 * exact[1].norm().item<double>());
+}
+
 TEST_CASE("what cannot be differentiated twice says so", "[smoothness]") {
   const Tensor x = torch::rand({2, 3, 4}), a = torch::rand({2, 3, 4}).requires_grad_();
   for (const auto evaluation : {Evaluation::kFactorized, Evaluation::kPairwise}) {
