@@ -11,7 +11,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "smooseg/detail/parallel.hpp"
+#include "smooseg/detail/kernels.hpp"
 #include "smooseg/detail/simd.hpp"
 #include "smooseg/detail/simd_math.hpp"
 #include "smooseg/detail/torch_compat.hpp"

@@ -13,7 +13,7 @@
 
 #include "smooseg/detail/aligned_buffer.hpp"
 #include "smooseg/detail/columns.hpp"
-#include "smooseg/detail/parallel.hpp"
+#include "smooseg/detail/kernels.hpp"
 #include "smooseg/detail/products.hpp"
 #include "smooseg/detail/simd.hpp"
 #include "smooseg/detail/simd_math.hpp"

@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "smooseg/detail/parallel.hpp"
+#include "smooseg/detail/kernels.hpp"
 #include "smooseg/detail/simd.hpp"
 #include "smooseg/detail/simd_math.hpp"
 #include "smooseg/detail/torch_compat.hpp"

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "smooseg/detail/columns.hpp"
-#include "smooseg/detail/parallel.hpp"
+#include "smooseg/detail/kernels.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::detail {
