@@ -1,0 +1,553 @@
+#pragma once
+
+// Gaussian filtering of values at any points of a d-dimensional space, in Eigen alone: Adams, Baek and Davis, "Fast
+// High-Dimensional Filtering Using the Permutohedral Lattice", Eurographics 2010.
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "smooseg/detail/aligned_buffer.hpp"
+#include "smooseg/detail/simd.hpp"
+
+namespace smooseg::crf {
+
+namespace detail {
+
+using smooseg::detail::AlignedBuffer;
+using smooseg::detail::Isa;
+using smooseg::detail::Wide;
+
+/// A vertex of the simplex around a point, and the point's barycentric coordinate for it. Vertex 0 stands for all that
+/// are not there: its values are 0.
+template <class Scalar>
+struct Corner {
+  std::uint32_t vertex;
+  Scalar weight;
+};
+
+/// A vertex's two neighbours along one axis of the lattice; 0 where there is none.
+struct Neighbours {
+  std::uint32_t before, after;
+};
+
+/// Numbers that a kernel holds in registers: `width` channels of one vertex or point.
+template <class Scalar, Isa isa, int width>
+struct Row {
+  static constexpr int kLanes = std::min(width, smooseg::detail::kLanes<Scalar, isa>);
+  static constexpr int kParts = width / kLanes;
+  Wide<Scalar, kLanes> part[kParts];
+
+  SMOOSEG_INLINE void load(const Scalar* from) {
+    for (int p = 0; p < kParts; ++p) smooseg::detail::load(part[p], from + p * kLanes);
+  }
+  SMOOSEG_INLINE void store(Scalar* to) const {
+    for (int p = 0; p < kParts; ++p) smooseg::detail::store(to + p * kLanes, part[p]);
+  }
+  SMOOSEG_INLINE void multiply(Scalar factor) {
+    for (int p = 0; p < kParts; ++p) part[p] = part[p] * factor;
+  }
+  SMOOSEG_INLINE void add(const Row& other) {
+    for (int p = 0; p < kParts; ++p) part[p] = part[p] + other.part[p];
+  }
+  SMOOSEG_INLINE void add_product(const Row& other, Scalar factor) {
+    for (int p = 0; p < kParts; ++p) part[p] = part[p] + other.part[p] * factor;
+  }
+};
+
+/// Channels of a row of values, padded to what kernels are compiled for: 4, 8, 16 or a multiple of 32.
+inline std::size_t padded_channels(std::size_t channels) {
+  for (const std::size_t width : {4, 8, 16}) {
+    if (channels <= width) return width;
+  }
+  return (channels + 31) / 32 * 32;
+}
+
+/// Calls f(std::integral_constant<int, width>) for the width that rows of `stride` padded channels are worked on in.
+template <class F>
+void with_width(std::size_t stride, F&& f) {
+  if (stride == 4) return f(std::integral_constant<int, 4>());
+  if (stride == 8) return f(std::integral_constant<int, 8>());
+  if (stride == 16) return f(std::integral_constant<int, 16>());
+  f(std::integral_constant<int, 32>());
+}
+
+/// row += sum over corners of weight * values.
+template <int corners, class Scalar, Isa isa, int width>
+SMOOSEG_INLINE void slice_row(Row<Scalar, isa, width>& row, const Corner<Scalar>* corner, const Scalar* values,
+                              std::size_t stride) {
+  for (int c = 0; c < corners; ++c) {
+    Row<Scalar, isa, width> value;
+    value.load(values + corner[c].vertex * stride);
+    row.add_product(value, corner[c].weight);
+  }
+}
+
+/// values += weight * row, at each corner.
+template <int corners, class Scalar, Isa isa, int width>
+SMOOSEG_INLINE void splat_row(const Row<Scalar, isa, width>& row, const Corner<Scalar>* corner, Scalar* values,
+                              std::size_t stride) {
+  for (int c = 0; c < corners; ++c) {
+    Scalar* const to = values + corner[c].vertex * stride;
+    Row<Scalar, isa, width> value;
+    value.load(to);
+    value.add_product(row, corner[c].weight);
+    value.store(to);
+  }
+}
+
+template <int width>
+struct BlurKernel {
+  /// Vertices begin to end: to = from + (from[before] + from[after]) / 2.
+  template <Isa isa, class Scalar>
+  SMOOSEG_INLINE static void run(const Neighbours* neighbours, std::size_t begin, std::size_t end, std::size_t stride,
+                                 const Scalar* from, Scalar* to) {
+    for (std::size_t v = begin; v < end; ++v) {
+      const Neighbours at = neighbours[v];
+      for (std::size_t c = 0; c < stride; c += width) {
+        Row<Scalar, isa, width> value, sides, after;
+        value.load(from + v * stride + c);
+        sides.load(from + at.before * stride + c);
+        after.load(from + at.after * stride + c);
+        sides.add(after);
+        value.add_product(sides, Scalar(0.5));
+        value.store(to + v * stride + c);
+      }
+    }
+  }
+};
+
+/// A number of up to 128 bits that names a vertex, for coordinates that do not fit into 64.
+struct WideKey {
+  std::uint64_t low = 0, high = 0;
+
+  WideKey() = default;
+  WideKey(std::uint64_t value) : low(value) {}  // NOLINT: as integers convert
+  friend WideKey operator+(WideKey a, WideKey b) {
+    WideKey sum;
+    sum.low = a.low + b.low;
+    sum.high = a.high + b.high + (sum.low < a.low ? 1 : 0);
+    return sum;
+  }
+  friend WideKey operator-(WideKey a, WideKey b) {
+    WideKey difference;
+    difference.low = a.low - b.low;
+    difference.high = a.high - b.high - (a.low < b.low ? 1 : 0);
+    return difference;
+  }
+  /// @param b below 2^32.
+  friend WideKey operator*(WideKey a, std::uint64_t b) {
+    const std::uint64_t middle = (a.low >> 32) * b + (((a.low & 0xffffffff) * b) >> 32);
+    WideKey product;
+    product.low = a.low * b;
+    product.high = a.high * b + (middle >> 32);
+    return product;
+  }
+  friend bool operator==(WideKey a, WideKey b) { return a.low == b.low && a.high == b.high; }
+};
+inline std::uint64_t low_bits(std::uint64_t key) {
+  return key;
+}
+inline std::uint64_t low_bits(const WideKey& key) {
+  return key.low;
+}
+inline std::uint64_t mixed_bits(std::uint64_t key) {
+  return key * 0x9e3779b97f4a7c15;
+}
+inline std::uint64_t mixed_bits(const WideKey& key) {
+  return (key.low ^ (key.high * 0xc2b2ae3d27d4eb4f)) * 0x9e3779b97f4a7c15;
+}
+
+/// The vertices by their keys: an open-addressing hash table with linear probing, which grows. Vertices are numbered
+/// from 1 in the order in which they come.
+template <class Key>
+class VertexTable {
+ public:
+  /// @param range all keys are below it; where it is small, keys are their own addresses, which keeps neighbours near.
+  VertexTable(double range, std::size_t expected) {
+    while ((std::size_t{1} << bits_) < expected) ++bits_;
+    int range_bits = bits_;
+    while (std::ldexp(1.0, range_bits) < range) ++range_bits;
+    is_direct_ = range_bits <= bits_ + 2;
+    if (is_direct_) bits_ = range_bits;
+    slots_.resize(std::size_t{1} << bits_);
+    keys_.resize(1);
+  }
+
+  /// The key's vertex, 0 if there is none.
+  std::uint32_t find(const Key& key) const { return slots_[slot_of(key)].vertex; }
+
+  std::uint32_t find_or_add(const Key& key) {
+    Slot& slot = slots_[slot_of(key)];
+    if (slot.vertex != 0) return slot.vertex;
+    if (keys_.size() > std::numeric_limits<std::uint32_t>::max()) {
+      throw std::length_error("Permutohedral: more than 2^32 vertices");
+    }
+    slot = {key, static_cast<std::uint32_t>(keys_.size())};
+    keys_.push_back(key);
+    const std::uint32_t vertex = slot.vertex;
+    if (2 * keys_.size() > slots_.size() && !is_direct_) grow();
+    return vertex;
+  }
+
+  /// Number of vertices, with vertex 0.
+  std::size_t size() const { return keys_.size(); }
+  const Key& key(std::size_t vertex) const { return keys_[vertex]; }
+
+ private:
+  struct Slot {
+    Key key{};
+    std::uint32_t vertex = 0;
+  };
+
+  std::size_t slot_of(const Key& key) const {
+    const std::size_t mask = slots_.size() - 1;
+    std::size_t at = is_direct_ ? low_bits(key) : mixed_bits(key) >> (64 - bits_);
+    while (slots_[at & mask].vertex != 0 && !(slots_[at & mask].key == key)) ++at;
+    return at & mask;
+  }
+
+  void grow() {
+    ++bits_;
+    slots_.assign(2 * slots_.size(), Slot{});
+    for (std::size_t v = 1; v < keys_.size(); ++v) slots_[slot_of(keys_[v])] = {keys_[v], static_cast<std::uint32_t>(v)};
+  }
+
+  std::vector<Slot> slots_;
+  std::vector<Key> keys_;
+  int bits_ = 10;
+  bool is_direct_ = false;
+};
+
+/// The simplices around some points. Coordinates are those of the hyperplane in d + 1 dimensions whose points sum to 0;
+/// the lattice's have integers there that are all equal modulo d + 1.
+template <int d, class Scalar>
+struct Simplices {
+  static constexpr int kPoints = 64;
+  std::int32_t cell[d + 1][kPoints];  ///< of the simplex' vertex of remainder 0: its coordinates over d + 1
+  std::int32_t rank[d + 1][kPoints];  ///< of each coordinate of the point seen from there, 0 for the largest
+  Scalar rest[d + 1][kPoints];        ///< these coordinates over d + 1
+};
+
+template <int d>
+struct EmbedKernel {
+  /// @param features of kPoints points, feature by feature, in standard deviations.
+  template <Isa isa, class Scalar>
+  SMOOSEG_INLINE static void run(const Scalar (*features)[Simplices<d, Scalar>::kPoints], const Scalar* scale,
+                                 Simplices<d, Scalar>* s) {
+    constexpr int kPoints = Simplices<d, Scalar>::kPoints;
+    constexpr Scalar kInverse = 1 / Scalar(d + 1);
+    Scalar sum[kPoints] = {};
+    std::int32_t excess[kPoints] = {};
+    // Section 3.1: coordinate j is the sum of the scaled features after j, less j times feature j.
+    for (int j = d; j >= 0; --j) {
+      for (int i = 0; i < kPoints; ++i) {
+        const Scalar scaled = j > 0 ? features[j - 1][i] * scale[j - 1] : 0;
+        const Scalar x = sum[i] - Scalar(j) * scaled;
+        sum[i] += scaled;
+        const Scalar shifted = x * kInverse + Scalar(0.5);
+        const auto truncated = static_cast<std::int32_t>(shifted);
+        const std::int32_t nearest = truncated - (shifted < static_cast<Scalar>(truncated) ? 1 : 0);
+        s->cell[j][i] = nearest;
+        s->rest[j][i] = x - static_cast<Scalar>(nearest * (d + 1));
+        s->rank[j][i] = 0;
+        excess[i] += nearest;
+      }
+    }
+    for (int j = 0; j <= d; ++j) {
+      for (int k = j + 1; k <= d; ++k) {
+        for (int i = 0; i < kPoints; ++i) {
+          const std::int32_t is_lower = s->rest[j][i] < s->rest[k][i] ? 1 : 0;
+          s->rank[j][i] += is_lower;
+          s->rank[k][i] += 1 - is_lower;
+        }
+      }
+    }
+    // Rounding each coordinate may leave the hyperplane; those that were rounded furthest step back.
+    for (int j = 0; j <= d; ++j) {
+      for (int i = 0; i < kPoints; ++i) {
+        const std::int32_t rank = s->rank[j][i] + excess[i];
+        const std::int32_t step = rank < 0 ? 1 : rank > d ? -1 : 0;
+        s->rank[j][i] = rank + (d + 1) * step;
+        s->cell[j][i] += step;
+        s->rest[j][i] = (s->rest[j][i] - static_cast<Scalar>(step * (d + 1))) * kInverse;
+      }
+    }
+  }
+};
+
+template <int d, int width>
+struct SplatKernel {
+  template <Isa isa, class Scalar>
+  SMOOSEG_INLINE static void run(const Corner<Scalar>* corners, std::size_t points, const Scalar* rows, Scalar* values) {
+    for (std::size_t i = 0; i < points; ++i) {
+      Row<Scalar, isa, width> row;
+      row.load(rows + i * width);
+      splat_row<d + 1>(row, corners + i * (d + 1), values, width);
+    }
+  }
+};
+
+template <int d, int width>
+struct SliceKernel {
+  template <Isa isa, class Scalar>
+  SMOOSEG_INLINE static void run(const Corner<Scalar>* corners, std::size_t points, const Scalar* values, Scalar factor,
+                                 Scalar* rows) {
+    for (std::size_t i = 0; i < points; ++i) {
+      Row<Scalar, isa, width> row{};
+      slice_row<d + 1>(row, corners + i * (d + 1), values, width);
+      row.multiply(factor);
+      row.store(rows + i * width);
+    }
+  }
+};
+
+}  // namespace detail
+
+/// Filters values at n points of a d-dimensional feature space with a Gaussian of standard deviation 1,
+///
+///     out_i = sum_j exp(-|f_i - f_j|^2 / 2) in_j,
+///
+/// approximately and in O(n d^2): each point gives its value to the d + 1 vertices of the simplex around it, the values
+/// at vertices are blurred along the lattice's d + 1 axes, and each point takes the interpolated sum. Only vertices near
+/// points exist. Built once, the lattice serves any number of filterings.
+///
+/// The kernel is that of the lattice: not quite isotropic, of compact support and, since vertices without points pass
+/// nothing on, lower where points are sparse.
+template <int d, class Scalar = float>
+class Permutohedral {
+  static_assert(d >= 1 && d <= 16);
+
+ public:
+  /// (n,d): one point a row.
+  using Features = Eigen::Array<Scalar, Eigen::Dynamic, d>;
+  /// (n,channels): the values of one point a row.
+  using Values = Eigen::Array<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+  /// Vertices of a simplex.
+  static constexpr int kCorners = d + 1;
+
+  /// Largest magnitude of a feature: beyond, float32 could not tell where in a cell of the lattice a point lies.
+  static constexpr double kLargestFeature = 1 << 22;
+
+  /// What interpolated sums are multiplied with to approximate the Gaussian: its integral (2 pi)^(d/2), over the volume
+  /// (3/2)^(d/2) / sqrt(d + 1) of a vertex and the 2^(d+1) by which the blur (1/2, 1, 1/2 along each axis) grows sums.
+  static constexpr Scalar scale() {
+    double factor = 1;
+    for (int axis = 0; axis <= d; ++axis) factor /= 2;
+    return static_cast<Scalar>(factor * std::pow(4 * 3.14159265358979323846 / 3, d / 2.0) * std::sqrt(d + 1.0));
+  }
+
+  /// @param features of each point, in standard deviations.
+  /// @param isa the instructions that loops use; the machine must have them.
+  /// @throws std::invalid_argument for no point, and features that are not finite or beyond `kLargestFeature`.
+  explicit Permutohedral(const Eigen::Ref<const Features>& features, detail::Isa isa = smooseg::detail::machine_isa())
+      : points_(static_cast<std::size_t>(features.rows())), isa_(isa) {
+    if (points_ == 0) throw std::invalid_argument("Permutohedral: expected at least one point, got none");
+    const bool is_finite = (features * Scalar(0)).sum() == 0;
+    if (!is_finite || features.abs().maxCoeff() > Scalar(kLargestFeature)) {
+      throw std::invalid_argument("Permutohedral: expected finite features of at most " +
+                                  std::to_string(static_cast<int>(kLargestFeature)) + " standard deviations");
+    }
+    const Numbering numbering(features);
+    if (numbering.range < std::ldexp(1.0, 63)) {
+      build<std::uint64_t>(features, numbering);
+    } else if (numbering.range < std::ldexp(1.0, 127)) {
+      build<detail::WideKey>(features, numbering);
+    } else {
+      throw std::invalid_argument("Permutohedral: the features' ranges exceed what 128 bits can number");
+    }
+  }
+
+  /// Number of points n.
+  std::size_t points() const { return points_; }
+  /// Number of vertices near points.
+  std::size_t vertices() const { return vertices_; }
+
+  /// @param values (n,channels). @return (n,channels).
+  /// @throws std::invalid_argument for another number of rows.
+  Values filter(const Eigen::Ref<const Values>& values) const {
+    using Map = Eigen::Map<Values>;
+    if (values.rows() != static_cast<Eigen::Index>(points_)) {
+      throw std::invalid_argument("Permutohedral::filter: expected values of " + std::to_string(points_) +
+                                  " points, got " + std::to_string(values.rows()));
+    }
+    constexpr Eigen::Index kChannels = 32;
+    Values result(values.rows(), values.cols());
+    detail::AlignedBuffer<Scalar> rows, buffers[2];
+    for (Eigen::Index first = 0; first < values.cols(); first += kChannels) {
+      const Eigen::Index channels = std::min(kChannels, values.cols() - first);
+      detail::with_width(detail::padded_channels(static_cast<std::size_t>(channels)), [&](auto width) {
+        constexpr int kWidth = decltype(width)::value;
+        using smooseg::detail::run_kernel;
+        rows.reserve(points_ * kWidth);
+        Map padded(rows.data(), values.rows(), kWidth);
+        padded.leftCols(channels) = values.middleCols(first, channels);
+        padded.rightCols(kWidth - channels).setZero();
+        Scalar *from = vertex_rows(buffers[0], kWidth), *to = vertex_rows(buffers[1], kWidth);
+        std::fill_n(from, (vertices_ + 1) * kWidth, Scalar(0));
+        run_kernel<detail::SplatKernel<d, kWidth>>(isa_, corners(0), points_, rows.data(), from);
+        blur(from, to, kWidth);
+        run_kernel<detail::SliceKernel<d, kWidth>>(isa_, corners(0), points_, from, scale(), rows.data());
+        result.middleCols(first, channels) = padded.leftCols(channels);
+      });
+    }
+    return result;
+  }
+
+  // What follows is for loops of one's own over points, which keep values at vertices in rows of `stride` channels
+  // (`detail::padded_channels`), one row a vertex, after a row 0 of zeros.
+
+  /// The simplex around a point and those of the points after it, kCorners each.
+  const detail::Corner<Scalar>* corners(std::size_t point) const { return corners_.data() + point * kCorners; }
+
+  /// Points in a block; see `fresh_begin`.
+  static constexpr std::size_t kBlock = detail::Simplices<d, Scalar>::kPoints;
+
+  /// Vertices are numbered in the order in which points touch them. Those that no block of points before this one
+  /// touches begin here, and end where those of the next block begin.
+  const std::size_t* fresh() const { return fresh_.data(); }
+
+  /// Room for all rows in a buffer, with row 0 cleared.
+  Scalar* vertex_rows(detail::AlignedBuffer<Scalar>& buffer, std::size_t stride) const {
+    buffer.reserve((vertices_ + 1) * stride);
+    std::fill_n(buffer.data(), stride, Scalar(0));
+    return buffer.data();
+  }
+
+  /// Blurs the rows in `values`, which, exchanged with `other` where that saves a copy, then points to the result.
+  void blur(Scalar*& values, Scalar*& other, std::size_t stride) const {
+    detail::with_width(stride, [&](auto width) {
+      for (int axis = 0; axis <= d; ++axis) {
+        smooseg::detail::run_kernel<detail::BlurKernel<decltype(width)::value>>(
+            isa_, neighbours(axis), std::size_t{1}, vertices_ + 1, stride, const_cast<const Scalar*>(values), other);
+        std::swap(values, other);
+      }
+    });
+  }
+
+ private:
+  /// How vertices are numbered: the integer parts of their coordinates 1 to d, each within a range known from the
+  /// features, and their remainder are the digits of a key.
+  struct Numbering {
+    static constexpr int kRemainderBits = d < 2 ? 1 : d < 4 ? 2 : d < 8 ? 3 : d < 16 ? 4 : 5;
+    // Rounding, a vertex of the simplex and its neighbour may each be one off.
+    static constexpr int kMargin = 4;
+
+    explicit Numbering(const Eigen::Ref<const Features>& features) : range(1 << kRemainderBits) {
+      const auto spread = static_cast<Scalar>(std::sqrt(2.0 / 3) * (d + 1));
+      // From the last coordinate on, bounds of the sum of the scaled features after it.
+      double lowest = 0, highest = 0;
+      for (int j = d; j >= 1; --j) {
+        scale[j - 1] = static_cast<Scalar>(1 / std::sqrt(j * (j + 1.0)) * static_cast<double>(spread));
+        const auto low = static_cast<double>(features.col(j - 1).minCoeff() * scale[j - 1]);
+        const auto high = static_cast<double>(features.col(j - 1).maxCoeff() * scale[j - 1]);
+        first[j] = static_cast<std::int32_t>(std::floor((lowest - j * high) / (d + 1))) - kMargin;
+        const auto last = static_cast<std::int32_t>(std::ceil((highest - j * low) / (d + 1))) + kMargin;
+        count[j] = static_cast<std::uint64_t>(last - first[j] + 1);
+        range *= static_cast<double>(count[j]);
+        lowest += low;
+        highest += high;
+      }
+    }
+
+    Scalar scale[d];             // of each feature
+    std::int32_t first[d + 1];   // of each coordinate; [0] is not used: coordinates sum to 0
+    std::uint64_t count[d + 1];
+    double range;                // all keys are below it
+  };
+
+  const detail::Neighbours* neighbours(int axis) const {
+    return neighbours_.data() + static_cast<std::size_t>(axis) * (vertices_ + 1);
+  }
+
+  template <class Key>
+  void build(const Eigen::Ref<const Features>& features, const Numbering& numbering) {
+    // What one more in a coordinate adds to a key.
+    std::array<Key, d + 1> unit{};
+    Key next = std::uint64_t{1} << Numbering::kRemainderBits;
+    for (int j = 1; j <= d; ++j) {
+      unit[j] = next;
+      next = next * numbering.count[j];
+    }
+    detail::VertexTable<Key> table(numbering.range, points_ / 2);
+    find_corners(features, numbering, unit, table);
+    vertices_ = table.size() - 1;
+    find_neighbours(unit, table);
+  }
+
+  template <class Key>
+  void find_corners(const Eigen::Ref<const Features>& features, const Numbering& numbering,
+                    const std::array<Key, d + 1>& unit, detail::VertexTable<Key>& table) {
+    corners_.reserve(points_ * kCorners);
+    fresh_.reserve((points_ + kBlock - 1) / kBlock + 1);
+    Scalar block[d][kBlock] = {};
+    detail::Simplices<d, Scalar> simplices;
+    std::array<Key, d + 1> last{};
+    std::array<std::uint32_t, d + 1> last_vertex{};
+    for (std::size_t begin = 0; begin < points_; begin += kBlock) {
+      fresh_.push_back(table.size());
+      const std::size_t size = std::min(kBlock, points_ - begin);
+      for (int j = 0; j < d; ++j) std::copy_n(features.col(j).data() + begin, size, block[j]);
+      smooseg::detail::run_kernel<detail::EmbedKernel<d>>(isa_, static_cast<const Scalar(*)[kBlock]>(block),
+                                                          numbering.scale, &simplices);
+      for (std::size_t i = 0; i < size; ++i) {
+        Key key = 0, step[d + 1];
+        Scalar rest[d + 2];
+        for (int j = 0; j <= d; ++j) {
+          const std::int32_t rank = simplices.rank[j][i];
+          rest[rank] = simplices.rest[j][i];
+          step[rank] = unit[j];
+          if (j > 0) key = key + unit[j] * static_cast<std::uint64_t>(simplices.cell[j][i] - numbering.first[j]);
+        }
+        // Section 3.1: towards the vertex of remainder k, the coordinates of the k lowest ranks step down a cell.
+        detail::Corner<Scalar>* const corner = corners_.data() + (begin + i) * kCorners;
+        for (int k = 0; k <= d; ++k) {
+          if (k > 0) key = key + Key(1) - step[d + 1 - k];
+          if (!(last[k] == key) || last_vertex[k] == 0) {
+            last[k] = key;
+            last_vertex[k] = table.find_or_add(key);
+          }
+          corner[k] = {last_vertex[k], k == 0 ? 1 + rest[d] - rest[0] : rest[d - k] - rest[d + 1 - k]};
+        }
+      }
+    }
+    fresh_.push_back(table.size());
+  }
+
+  template <class Key>
+  void find_neighbours(const std::array<Key, d + 1>& unit, const detail::VertexTable<Key>& table) {
+    neighbours_.resize((d + 1) * (vertices_ + 1));
+    Key all = 0;
+    for (const Key& u : unit) all = all + u;
+    constexpr std::uint64_t kRemainder = (std::uint64_t{1} << Numbering::kRemainderBits) - 1;
+    for (int axis = 0; axis <= d; ++axis) {
+      detail::Neighbours* const at = neighbours_.data() + static_cast<std::size_t>(axis) * (vertices_ + 1);
+      for (std::size_t v = 1; v <= vertices_; ++v) {
+        // One more in all coordinates but this one, which goes d down.
+        const Key& key = table.key(v);
+        const bool carries = (detail::low_bits(key) & kRemainder) == d;
+        const Key up = carries ? key + all - Key(d) : key + Key(1);
+        const std::uint32_t after = table.find(up - unit[static_cast<std::size_t>(axis)]);
+        at[v].after = after;
+        if (after != 0) at[after].before = static_cast<std::uint32_t>(v);
+      }
+    }
+  }
+
+  std::size_t points_, vertices_ = 0;
+  detail::Isa isa_;
+  detail::AlignedBuffer<detail::Corner<Scalar>> corners_;  // kCorners for each point
+  std::vector<std::size_t> fresh_;                         // one for each block of points, and the end
+  std::vector<detail::Neighbours> neighbours_;             // d + 1 axes of vertices_ + 1 each
+};
+
+}  // namespace smooseg::crf
