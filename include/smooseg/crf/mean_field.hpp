@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <stdexcept>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "smooseg/crf/permutohedral.hpp"
+#include "smooseg/crf/scan_filter.hpp"
 #include "smooseg/detail/aligned_buffer.hpp"
 #include "smooseg/detail/simd.hpp"
 #include "smooseg/detail/simd_math.hpp"
@@ -70,10 +72,9 @@ struct Rgb {
 
 namespace detail {
 
-/// A term as the loop over pixels sees it.
+/// A bilateral term as the loop over pixels sees it.
 struct Message {
   const Corner<float>* corners;
-  int corners_each;          // 3 or 6
   const std::size_t* fresh;  // the lattice's fresh_begin(0), ...
   const float* from;         // blurred values at vertices
   float* to;                 // where the new marginals are splatted
@@ -83,133 +84,143 @@ struct Message {
 
 struct Update {
   const Message* messages;
-  std::size_t count;
-  std::size_t points, stride;
-  float* rows;                 // in: the negative energies, -inf in the padding. Out, if `is_last`: the marginals
-  float* scratch;              // one row
+  std::size_t message_count;
+  const ScanFilter* const* scans;
+  std::size_t scan_count;
+  ScanFilter::Progress* progress;  // one for each scan
+  std::size_t points, stride, classes;
+  const float* unaries;        // the negative energies, -inf in the padding
+  float* marginals;            // in and out
+  float* row;                  // room for one row
   const float* compatibility;  // columns of mu, padded to `stride`; null: Potts
-  std::size_t classes;
   bool is_first, is_last;
 };
 
-/// One update of all marginals: Q_i = softmax(-U_i + messages). Each pixel's messages are sliced from the lattices,
-/// and its new marginals splatted into them right away.
+/// One update of all marginals: Q_i = softmax(-U_i + messages), block by block of pixels, which stay in the nearest
+/// cache from the messages to the splatting of the new marginals.
 template <int width, bool is_one>
 struct UpdateKernel {
+  static constexpr int kCorners = 6;
+  static constexpr std::size_t kBlock = ScanFilter::kBlock;
+
   template <Isa isa>
   using Part = Row<float, isa, width>;
 
   template <Isa isa>
   SMOOSEG_INLINE static void run(const Update* update) {
     const Update u = *update;
-    constexpr std::size_t kBlock = Permutohedral<2>::kBlock;
+    const std::size_t stride = is_one ? width : u.stride;
+    for (std::size_t s = 0; s < u.scan_count; ++s) u.progress[s] = {};
     for (std::size_t begin = 0; begin < u.points; begin += kBlock) {
-      if (!u.is_last) clear_fresh(u, begin / kBlock);
-      const std::size_t end = std::min(begin + kBlock, u.points);
-      for (std::size_t i = begin; i < end; ++i) pixel<isa>(u, i);
-    }
-  }
-
-  SMOOSEG_INLINE static void clear_fresh(const Update& u, std::size_t block) {
-    for (std::size_t m = 0; m < u.count; ++m) {
-      const std::size_t* const fresh = u.messages[m].fresh + block;
-      std::fill(u.messages[m].to + fresh[0] * u.stride, u.messages[m].to + fresh[1] * u.stride, 0.f);
-    }
-  }
-
-  template <Isa isa>
-  SMOOSEG_INLINE static void pixel(const Update& u, std::size_t i) {
-    const std::size_t stride = is_one ? width : u.stride;
-    float* const out = u.rows + i * stride;
-    constexpr int kLanes = Part<isa>::kLanes, kParts = Part<isa>::kParts;
-    Part<isa> row;
-    Wide<float, kLanes> largest, sum{};
-    for (std::size_t c = 0; c < stride; c += width) {
-      row.load(out + c);
+      const std::size_t count = std::min(kBlock, u.points - begin);
+      float* const rows = u.marginals + begin * stride;
       if (!u.is_first) {
-        if (u.compatibility == nullptr) {
-          add_messages<isa>(u, i, c, row);
-        } else {
-          add_compatibility<isa>(u, i, c, row);
+        for (std::size_t s = 0; s < u.scan_count; ++s) {
+          u.scans[s]->template advance<isa, width>(u.progress[s], begin / kBlock, u.marginals, stride);
         }
       }
-      for (int p = 0; p < kParts; ++p) {
-        if (c == 0 && p == 0) {
-          largest = row.part[0];
-        } else {
-          smooseg::detail::raise<float, kLanes>(largest, row.part[p]);
+      if (u.is_first || u.compatibility == nullptr) {
+        // A class pays the messages of all others: the total of all, the same for every class, less its own.
+        std::memcpy(rows, u.unaries + begin * stride, count * stride * sizeof(float));
+        if (!u.is_first) add_messages<isa>(u, begin, count, rows);
+      } else {
+        subtract_compatibility<isa>(u, begin, count, rows);
+      }
+      softmax<isa>(rows, count, stride);
+      if (!u.is_last) splat<isa>(u, begin, count, rows);
+    }
+  }
+
+  /// Adds the messages to the rows of some points.
+  template <Isa isa>
+  SMOOSEG_INLINE static void add_messages(const Update& u, std::size_t begin, std::size_t count, float* rows) {
+    const std::size_t stride = is_one ? width : u.stride;
+    for (std::size_t s = 0; s < u.scan_count; ++s) {
+      const ScanFilter& scan = *u.scans[s];
+      slice<3, isa>(scan.corners(), scan.sums(), scan.after(), begin, count, stride, rows);
+    }
+    for (std::size_t m = 0; m < u.message_count; ++m) {
+      const Message& message = u.messages[m];
+      slice<kCorners, isa>(message.corners, message.from, message.after, begin, count, stride, rows);
+    }
+  }
+
+  template <int corners, Isa isa>
+  SMOOSEG_INLINE static void slice(const Corner<float>* corner, const float* sums, const float* after,
+                                   std::size_t begin, std::size_t count, std::size_t stride, float* rows) {
+    for (std::size_t i = 0; i < count; ++i) {
+      for (std::size_t c = 0; c < stride; c += width) {
+        Part<isa> sum, row;
+        sum.clear();
+        slice_row<corners>(sum, corner + corners * (begin + i), sums + c, stride);
+        row.load(rows + i * stride + c);
+        row.add_product(sum, after[begin + i]);
+        row.store(rows + i * stride + c);
+      }
+    }
+  }
+
+  /// rows = unaries - mu * messages.
+  template <Isa isa>
+  SMOOSEG_INLINE static void subtract_compatibility(const Update& u, std::size_t begin, std::size_t count,
+                                                    float* rows) {
+    const std::size_t stride = is_one ? width : u.stride;
+    for (std::size_t i = 0; i < count; ++i) {
+      std::fill_n(u.row, stride, 0.f);
+      add_messages<isa>(u, begin + i, 1, u.row);
+      for (std::size_t c = 0; c < stride; c += width) {
+        Part<isa> row, column;
+        row.load(u.unaries + (begin + i) * stride + c);
+        for (std::size_t k = 0; k < u.classes; ++k) {
+          column.load(u.compatibility + k * stride + c);
+          row.add_product(column, -u.row[k]);
         }
-      }
-      if (!is_one) row.store(u.scratch + c);
-    }
-    const float shift = smooseg::detail::largest_lane<float, kLanes>(largest);
-    for (std::size_t c = 0; c < stride; c += width) {
-      if (!is_one) row.load(u.scratch + c);
-      for (int p = 0; p < kParts; ++p) {
-        row.part[p] = row.part[p] - shift;
-        smooseg::detail::exponential<kLanes>(row.part[p]);
-        sum = sum + row.part[p];
-      }
-      if (!is_one) row.store(u.scratch + c);
-    }
-    const float factor = 1 / smooseg::detail::sum_of_lanes<float, kLanes>(sum);
-    for (std::size_t c = 0; c < stride; c += width) {
-      if (!is_one) row.load(u.scratch + c);
-      row.multiply(factor);
-      if (u.is_last) {
-        row.store(out + c);
-      } else {
-        splat_marginals<isa>(u, i, c, row);
+        row.store(rows + i * stride + c);
       }
     }
   }
 
-  /// With Potts, a class pays the messages of all others, which is the total of all, the same for every class, less its
-  /// own.
   template <Isa isa>
-  SMOOSEG_INLINE static void add_messages(const Update& u, std::size_t i, std::size_t c, Part<isa>& row) {
+  SMOOSEG_INLINE static void softmax(float* rows, std::size_t count, std::size_t stride) {
+    constexpr int kLanes = kRowLanes<float, isa, width>;
+    for (std::size_t i = 0; i < count; ++i) {
+      float* const at = rows + i * stride;
+      Part<isa> row;
+      Wide<float, kLanes> largest, sum{};
+      smooseg::detail::load(largest, at);
+      for (std::size_t c = 0; c < stride; c += width) {
+        row.load(at + c);
+        row.raise(largest);
+      }
+      const float shift = smooseg::detail::largest_lane<float, kLanes>(largest);
+      for (std::size_t c = 0; c < stride; c += width) {
+        if (!is_one) row.load(at + c);
+        row.exponentiate(shift, sum);
+        if (!is_one) row.store(at + c);
+      }
+      const float factor = 1 / smooseg::detail::sum_of_lanes<float, kLanes>(sum);
+      for (std::size_t c = 0; c < stride; c += width) {
+        if (!is_one) row.load(at + c);
+        row.multiply(factor);
+        row.store(at + c);
+      }
+    }
+  }
+
+  template <Isa isa>
+  SMOOSEG_INLINE static void splat(const Update& u, std::size_t begin, std::size_t count, const float* rows) {
     const std::size_t stride = is_one ? width : u.stride;
-    for (std::size_t m = 0; m < u.count; ++m) {
+    for (std::size_t m = 0; m < u.message_count; ++m) {
       const Message& message = u.messages[m];
-      Part<isa> sum{};
-      if (message.corners_each == 3) {
-        slice_row<3>(sum, message.corners + 3 * i, message.from + c, stride);
-      } else {
-        slice_row<6>(sum, message.corners + 6 * i, message.from + c, stride);
-      }
-      row.add_product(sum, message.after[i]);
-    }
-  }
-
-  template <Isa isa>
-  SMOOSEG_INLINE static void add_compatibility(const Update& u, std::size_t i, std::size_t c, Part<isa>& row) {
-    const std::size_t stride = is_one ? width : u.stride;
-    float* const totals = u.scratch + stride;
-    if (c == 0) {
-      for (std::size_t at = 0; at < stride; at += width) {
-        Part<isa> total{};
-        add_messages<isa>(u, i, at, total);
-        total.store(totals + at);
-      }
-    }
-    for (std::size_t k = 0; k < u.classes; ++k) {
-      Part<isa> column;
-      column.load(u.compatibility + k * stride + c);
-      row.add_product(column, -totals[k]);
-    }
-  }
-
-  template <Isa isa>
-  SMOOSEG_INLINE static void splat_marginals(const Update& u, std::size_t i, std::size_t c, const Part<isa>& row) {
-    const std::size_t stride = is_one ? width : u.stride;
-    for (std::size_t m = 0; m < u.count; ++m) {
-      const Message& message = u.messages[m];
-      Part<isa> given = row;
-      given.multiply(message.before[i]);
-      if (message.corners_each == 3) {
-        splat_row<3>(given, message.corners + 3 * i, message.to + c, stride);
-      } else {
-        splat_row<6>(given, message.corners + 6 * i, message.to + c, stride);
+      const std::size_t* const fresh = message.fresh + begin / kBlock;
+      std::fill(message.to + fresh[0] * stride, message.to + fresh[1] * stride, 0.f);
+      for (std::size_t i = 0; i < count; ++i) {
+        for (std::size_t c = 0; c < stride; c += width) {
+          Part<isa> row;
+          row.load(rows + i * stride + c);
+          row.multiply(message.before[begin + i]);
+          splat_row<kCorners>(row, message.corners + kCorners * (begin + i), message.to + c, stride);
+        }
       }
     }
   }
@@ -234,27 +245,26 @@ class Term {
   /// @param stride channels of a row, padded.
   void prepare(std::size_t stride) {
     stride_ = stride;
-    std::visit(
-        [&](const auto& lattice) {
-          from_ = lattice.vertex_rows(buffers_[0], stride);
-          to_ = lattice.vertex_rows(buffers_[1], stride);
-        },
-        lattice_);
+    if (const auto* const lattice = std::get_if<Permutohedral<2>>(&lattice_)) {
+      scan_.emplace(*lattice);
+      scan_->prepare(stride, before_.data(), after_.data());
+    } else {
+      from_ = std::get<Permutohedral<5>>(lattice_).vertex_rows(buffers_[0], stride);
+      to_ = std::get<Permutohedral<5>>(lattice_).vertex_rows(buffers_[1], stride);
+    }
   }
+
+  const ScanFilter* scan() const { return scan_ ? &*scan_ : nullptr; }
 
   /// Blurs what was splatted, from which the next messages come.
   void blur() {
-    std::visit([&](const auto& lattice) { lattice.blur(to_, from_, stride_); }, lattice_);
+    std::get<Permutohedral<5>>(lattice_).blur(to_, from_, stride_);
     std::swap(from_, to_);
   }
 
   Message message() {
-    return std::visit(
-        [&](const auto& lattice) {
-          return Message{lattice.corners(0), lattice.kCorners,  lattice.fresh(), from_, to_, before_.data(),
-                         after_.data()};
-        },
-        lattice_);
+    const auto& lattice = std::get<Permutohedral<5>>(lattice_);
+    return {lattice.corners(0), lattice.fresh(), from_, to_, before_.data(), after_.data()};
   }
 
  private:
@@ -319,6 +329,7 @@ class Term {
   }
 
   Lattice lattice_;
+  std::optional<ScanFilter> scan_;
   AlignedBuffer<float> buffers_[2];
   float* from_ = nullptr;
   float* to_ = nullptr;
@@ -344,9 +355,9 @@ inline void mean_field(const MeanFieldOptions& options, const Rgb& image, std::s
     terms.back().normalize(options.normalization, t.weight, isa);
     terms.back().prepare(stride);
   }
-  AlignedBuffer<float> rows(points * stride), scratch(2 * stride), compatibility;
+  AlignedBuffer<float> unaries(points * stride), rows(points * stride), row(stride), compatibility;
   for (std::size_t y = 0; y < height; ++y) {
-    float* const to = rows.data() + y * width * stride;
+    float* const to = unaries.data() + y * width * stride;
     for (std::size_t k = 0; k < stride; ++k) {
       const float* const from = energies.data + static_cast<std::ptrdiff_t>(k) * energies.plane +
                                 static_cast<std::ptrdiff_t>(y) * energies.row;
@@ -355,14 +366,31 @@ inline void mean_field(const MeanFieldOptions& options, const Rgb& image, std::s
       }
     }
   }
-  std::vector<Message> messages(terms.size());
-  Update update{messages.data(), messages.size(), points, stride, rows.data(), scratch.data(), nullptr, classes,
-                true, false};
+  std::vector<Message> messages;
+  std::vector<const ScanFilter*> scans;
+  for (const Term& t : terms) {
+    if (t.scan() != nullptr) scans.push_back(t.scan());
+  }
+  std::vector<ScanFilter::Progress> progress(scans.size());
+  Update update{};
+  update.scans = scans.data();
+  update.scan_count = scans.size();
+  update.progress = progress.data();
+  update.points = points;
+  update.stride = stride;
+  update.classes = classes;
+  update.unaries = unaries.data();
+  update.marginals = rows.data();
+  update.row = row.data();
   for (std::int64_t i = 0; i <= options.iterations; ++i) {
+    messages.clear();
     for (std::size_t t = 0; t < terms.size(); ++t) {
+      if (terms[t].scan() != nullptr) continue;
       if (i > 0) terms[t].blur();
-      messages[t] = terms[t].message();
+      messages.push_back(terms[t].message());
     }
+    update.messages = messages.data();
+    update.message_count = messages.size();
     update.is_first = i == 0;
     update.is_last = i == options.iterations;
     with_width(stride, [&](auto w) {

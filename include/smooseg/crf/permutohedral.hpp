@@ -17,6 +17,7 @@
 
 #include "smooseg/detail/aligned_buffer.hpp"
 #include "smooseg/detail/simd.hpp"
+#include "smooseg/detail/simd_math.hpp"
 
 namespace smooseg::crf {
 
@@ -39,29 +40,63 @@ struct Neighbours {
   std::uint32_t before, after;
 };
 
-/// Numbers that a kernel holds in registers: `width` channels of one vertex or point.
-template <class Scalar, Isa isa, int width>
-struct Row {
-  static constexpr int kLanes = std::min(width, smooseg::detail::kLanes<Scalar, isa>);
-  static constexpr int kParts = width / kLanes;
-  Wide<Scalar, kLanes> part[kParts];
+/// Numbers that a kernel holds in registers: a list of vectors rather than an array, which compilers would put into
+/// memory.
+template <class Scalar, int lanes, int parts>
+struct Registers {
+  using First = Wide<Scalar, lanes>;
+  First first;
+  Registers<Scalar, lanes, parts - 1> rest;
 
+  SMOOSEG_INLINE void clear() {
+    first = First{};
+    rest.clear();
+  }
   SMOOSEG_INLINE void load(const Scalar* from) {
-    for (int p = 0; p < kParts; ++p) smooseg::detail::load(part[p], from + p * kLanes);
+    smooseg::detail::load(first, from);
+    rest.load(from + lanes);
   }
   SMOOSEG_INLINE void store(Scalar* to) const {
-    for (int p = 0; p < kParts; ++p) smooseg::detail::store(to + p * kLanes, part[p]);
+    smooseg::detail::store(to, first);
+    rest.store(to + lanes);
   }
   SMOOSEG_INLINE void multiply(Scalar factor) {
-    for (int p = 0; p < kParts; ++p) part[p] = part[p] * factor;
+    first = first * factor;
+    rest.multiply(factor);
   }
-  SMOOSEG_INLINE void add(const Row& other) {
-    for (int p = 0; p < kParts; ++p) part[p] = part[p] + other.part[p];
+  SMOOSEG_INLINE void add_product(const Registers& other, Scalar factor) {
+    first = first + other.first * factor;
+    rest.add_product(other.rest, factor);
   }
-  SMOOSEG_INLINE void add_product(const Row& other, Scalar factor) {
-    for (int p = 0; p < kParts; ++p) part[p] = part[p] + other.part[p] * factor;
+  /// Raises `largest` to the numbers where they are larger.
+  SMOOSEG_INLINE void raise(First& largest) const {
+    smooseg::detail::raise<Scalar, lanes>(largest, first);
+    rest.raise(largest);
+  }
+  /// Replaces x by exp(x - shift) and adds that to `sum`.
+  SMOOSEG_INLINE void exponentiate(Scalar shift, First& sum) {
+    first = first - shift;
+    smooseg::detail::exponential<lanes>(first);
+    sum = sum + first;
+    rest.exponentiate(shift, sum);
   }
 };
+template <class Scalar, int lanes>
+struct Registers<Scalar, lanes, 0> {
+  SMOOSEG_INLINE void clear() {}
+  SMOOSEG_INLINE void load(const Scalar*) {}
+  SMOOSEG_INLINE void store(Scalar*) const {}
+  SMOOSEG_INLINE void multiply(Scalar) {}
+  SMOOSEG_INLINE void add_product(const Registers&, Scalar) {}
+  SMOOSEG_INLINE void raise(Wide<Scalar, lanes>&) const {}
+  SMOOSEG_INLINE void exponentiate(Scalar, Wide<Scalar, lanes>&) {}
+};
+
+/// `width` channels of one vertex or point.
+template <class Scalar, Isa isa, int width>
+constexpr int kRowLanes = std::min(width, smooseg::detail::kLanes<Scalar, isa>);
+template <class Scalar, Isa isa, int width>
+using Row = Registers<Scalar, kRowLanes<Scalar, isa, width>, width / kRowLanes<Scalar, isa, width>>;
 
 /// Channels of a row of values, padded to what kernels are compiled for: 4, 8, 16 or a multiple of 32.
 inline std::size_t padded_channels(std::size_t channels) {
@@ -81,46 +116,49 @@ void with_width(std::size_t stride, F&& f) {
 }
 
 /// row += sum over corners of weight * values.
-template <int corners, class Scalar, Isa isa, int width>
-SMOOSEG_INLINE void slice_row(Row<Scalar, isa, width>& row, const Corner<Scalar>* corner, const Scalar* values,
-                              std::size_t stride) {
+template <int corners, class Row, class Scalar>
+SMOOSEG_INLINE void slice_row(Row& row, const Corner<Scalar>* corner, const Scalar* values, std::size_t stride) {
   for (int c = 0; c < corners; ++c) {
-    Row<Scalar, isa, width> value;
+    Row value;
     value.load(values + corner[c].vertex * stride);
     row.add_product(value, corner[c].weight);
   }
 }
 
 /// values += weight * row, at each corner.
-template <int corners, class Scalar, Isa isa, int width>
-SMOOSEG_INLINE void splat_row(const Row<Scalar, isa, width>& row, const Corner<Scalar>* corner, Scalar* values,
-                              std::size_t stride) {
+template <int corners, class Row, class Scalar>
+SMOOSEG_INLINE void splat_row(const Row& row, const Corner<Scalar>* corner, Scalar* values, std::size_t stride) {
   for (int c = 0; c < corners; ++c) {
     Scalar* const to = values + corner[c].vertex * stride;
-    Row<Scalar, isa, width> value;
+    Row value;
     value.load(to);
     value.add_product(row, corner[c].weight);
     value.store(to);
   }
 }
 
-template <int width>
+/// to[vertex] = from[vertex] + (from[before] + from[after]) / 2.
+template <Isa isa, int width, class Scalar>
+SMOOSEG_INLINE void blur_row(const Neighbours& at, std::size_t vertex, std::size_t stride, const Scalar* from,
+                             Scalar* to) {
+  for (std::size_t c = 0; c < stride; c += width) {
+    Row<Scalar, isa, width> row, before, after;
+    row.load(from + vertex * stride + c);
+    before.load(from + at.before * stride + c);
+    after.load(from + at.after * stride + c);
+    row.add_product(before, Scalar(0.5));
+    row.add_product(after, Scalar(0.5));
+    row.store(to + vertex * stride + c);
+  }
+}
+
+template <int width, bool is_one>
 struct BlurKernel {
-  /// Vertices begin to end: to = from + (from[before] + from[after]) / 2.
   template <Isa isa, class Scalar>
-  SMOOSEG_INLINE static void run(const Neighbours* neighbours, std::size_t begin, std::size_t end, std::size_t stride,
+  SMOOSEG_INLINE static void run(const Neighbours* neighbours, std::size_t vertices, std::size_t stride,
                                  const Scalar* from, Scalar* to) {
-    for (std::size_t v = begin; v < end; ++v) {
-      const Neighbours at = neighbours[v];
-      for (std::size_t c = 0; c < stride; c += width) {
-        Row<Scalar, isa, width> value, sides, after;
-        value.load(from + v * stride + c);
-        sides.load(from + at.before * stride + c);
-        after.load(from + at.after * stride + c);
-        sides.add(after);
-        value.add_product(sides, Scalar(0.5));
-        value.store(to + v * stride + c);
-      }
+    for (std::size_t v = 1; v <= vertices; ++v) {
+      blur_row<isa, width>(neighbours[v], v, is_one ? width : stride, from, to);
     }
   }
 };
@@ -302,7 +340,8 @@ struct SliceKernel {
   SMOOSEG_INLINE static void run(const Corner<Scalar>* corners, std::size_t points, const Scalar* values, Scalar factor,
                                  Scalar* rows) {
     for (std::size_t i = 0; i < points; ++i) {
-      Row<Scalar, isa, width> row{};
+      Row<Scalar, isa, width> row;
+      row.clear();
       slice_row<d + 1>(row, corners + i * (d + 1), values, width);
       row.multiply(factor);
       row.store(rows + i * width);
@@ -416,6 +455,11 @@ class Permutohedral {
   /// touches begin here, and end where those of the next block begin.
   const std::size_t* fresh() const { return fresh_.data(); }
 
+  /// Of each vertex, by its number, along one of the d + 1 axes.
+  const detail::Neighbours* neighbours(int axis) const {
+    return neighbours_.data() + static_cast<std::size_t>(axis) * (vertices_ + 1);
+  }
+
   /// Room for all rows in a buffer, with row 0 cleared.
   Scalar* vertex_rows(detail::AlignedBuffer<Scalar>& buffer, std::size_t stride) const {
     buffer.reserve((vertices_ + 1) * stride);
@@ -427,8 +471,13 @@ class Permutohedral {
   void blur(Scalar*& values, Scalar*& other, std::size_t stride) const {
     detail::with_width(stride, [&](auto width) {
       for (int axis = 0; axis <= d; ++axis) {
-        smooseg::detail::run_kernel<detail::BlurKernel<decltype(width)::value>>(
-            isa_, neighbours(axis), std::size_t{1}, vertices_ + 1, stride, const_cast<const Scalar*>(values), other);
+        if (stride == width) {
+          smooseg::detail::run_kernel<detail::BlurKernel<decltype(width)::value, true>>(
+              isa_, neighbours(axis), vertices_, stride, const_cast<const Scalar*>(values), other);
+        } else {
+          smooseg::detail::run_kernel<detail::BlurKernel<decltype(width)::value, false>>(
+              isa_, neighbours(axis), vertices_, stride, const_cast<const Scalar*>(values), other);
+        }
         std::swap(values, other);
       }
     });
@@ -464,10 +513,6 @@ class Permutohedral {
     std::uint64_t count[d + 1];
     double range;                // all keys are below it
   };
-
-  const detail::Neighbours* neighbours(int axis) const {
-    return neighbours_.data() + static_cast<std::size_t>(axis) * (vertices_ + 1);
-  }
 
   template <class Key>
   void build(const Eigen::Ref<const Features>& features, const Numbering& numbering) {

@@ -1,0 +1,180 @@
+#pragma once
+
+// A Gaussian over the positions of a picture's pixels, filtered while a loop goes through them in scan order: a vertex
+// of the lattice is finished soon after the last pixel beside it, so that only a few rows' vertices exist at a time, in
+// a buffer that stays in cache.
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "smooseg/crf/permutohedral.hpp"
+#include "smooseg/detail/aligned_buffer.hpp"
+#include "smooseg/detail/simd.hpp"
+
+namespace smooseg::crf::detail {
+
+/// The order of the work, made once for a lattice whose points come in scan order: what must be done before a block of
+/// points takes its sums. Vertices are mapped to a ring of rows.
+class ScanFilter {
+ public:
+  static constexpr std::size_t kBlock = Permutohedral<2>::kBlock;
+  static constexpr int kAxes = 3;
+
+  explicit ScanFilter(const Permutohedral<2>& lattice)
+      : points_(lattice.points()), vertices_(lattice.vertices()), fresh_(lattice.fresh(), lattice.fresh() + blocks() + 1) {
+    plan(lattice);
+    const auto slot = [&](std::uint32_t v) { return v == 0 ? 0 : 1 + static_cast<std::uint32_t>((v - 1) % ring_); };
+    corners_.reserve(points_ * kAxes);
+    for (std::size_t i = 0; i < points_ * kAxes; ++i) {
+      corners_[i] = {slot(lattice.corners(0)[i].vertex), lattice.corners(0)[i].weight};
+    }
+    neighbours_.reserve((vertices_ + 1) * kAxes);
+    for (int axis = 0; axis < kAxes; ++axis) {
+      Neighbours* const to = neighbours_.data() + static_cast<std::size_t>(axis) * (vertices_ + 1);
+      for (std::size_t v = 1; v <= vertices_; ++v) {
+        const Neighbours at = lattice.neighbours(axis)[v];
+        to[v] = {slot(at.before), slot(at.after)};
+      }
+    }
+  }
+
+  /// Gets the buffers ready for rows of `stride` channels. @param before, after factors of each point's values and sums.
+  void prepare(std::size_t stride, const float* before, const float* after) {
+    for (auto& buffer : buffers_) {
+      buffer.reserve((ring_ + 1) * stride);
+      std::fill_n(buffer.data(), stride, 0.f);
+    }
+    before_ = before;
+    after_ = after;
+  }
+
+  /// What has been done in a pass over all points.
+  struct Progress {
+    std::size_t splatted = 0;                     // blocks
+    std::array<std::size_t, kAxes> blurred{};     // vertices
+  };
+
+  /// Splats rows of values and blurs until the sums of a block of points are ready.
+  template <Isa isa, int width>
+  SMOOSEG_INLINE void advance(Progress& progress, std::size_t block, const float* rows, std::size_t stride) const {
+    float* const even = const_cast<float*>(buffers_[0].data());
+    float* const odd = const_cast<float*>(buffers_[1].data());
+    const Step& step = steps_[block];
+    for (; progress.splatted < step.splatted; ++progress.splatted) {
+      splat<isa, width>(progress.splatted, rows, stride, even);
+    }
+    blur<isa, width>(0, progress.blurred[0], step.blurred[0], stride, even, odd);
+    blur<isa, width>(1, progress.blurred[1], step.blurred[1], stride, odd, even);
+    blur<isa, width>(2, progress.blurred[2], step.blurred[2], stride, even, odd);
+  }
+
+  const Corner<float>* corners() const { return corners_.data(); }
+  const float* sums() const { return buffers_[1].data(); }
+  const float* after() const { return after_; }
+
+ private:
+  struct Step {
+    std::size_t splatted;
+    std::array<std::size_t, kAxes> blurred;
+  };
+
+  std::size_t blocks() const { return (points_ + kBlock - 1) / kBlock; }
+
+  template <Isa isa, int width>
+  SMOOSEG_INLINE void splat(std::size_t block, const float* rows, std::size_t stride, float* to) const {
+    using Part = Row<float, isa, width>;
+    std::size_t slot = 1 + (fresh_[block] - 1) % ring_;
+    for (std::size_t v = fresh_[block]; v < fresh_[block + 1]; ++v) {
+      std::fill_n(to + slot * stride, stride, 0.f);
+      slot = slot == ring_ ? 1 : slot + 1;
+    }
+    const std::size_t end = std::min((block + 1) * kBlock, points_);
+    for (std::size_t i = block * kBlock; i < end; ++i) {
+      for (std::size_t c = 0; c < stride; c += width) {
+        Part row;
+        row.load(rows + i * stride + c);
+        row.multiply(before_[i]);
+        splat_row<kAxes>(row, corners_.data() + kAxes * i, to + c, stride);
+      }
+    }
+  }
+
+  template <Isa isa, int width>
+  SMOOSEG_INLINE void blur(int axis, std::size_t& done, std::size_t until, std::size_t stride, const float* from,
+                           float* to) const {
+    const Neighbours* const neighbours = neighbours_.data() + static_cast<std::size_t>(axis) * (vertices_ + 1) + 1;
+    std::size_t slot = 1 + done % ring_;
+    for (; done < until; ++done) {
+      blur_row<isa, width>(neighbours[done], slot, stride, from, to);
+      slot = slot == ring_ ? 1 : slot + 1;
+    }
+  }
+
+  void plan(const Permutohedral<2>& lattice) {
+    // Of the vertices up to each: the last one next to them along an axis, themselves included, and the last point
+    // beside them.
+    const std::size_t count = vertices_ + 1;
+    std::array<std::vector<std::uint32_t>, kAxes> last, first;
+    for (int axis = 0; axis < kAxes; ++axis) {
+      const Neighbours* const at = lattice.neighbours(axis);
+      auto &highest = last[static_cast<std::size_t>(axis)], &lowest = first[static_cast<std::size_t>(axis)];
+      highest.assign(count, 0);
+      lowest.assign(count + 1, static_cast<std::uint32_t>(count));
+      for (std::size_t v = 1; v < count; ++v) {
+        highest[v] = std::max({highest[v - 1], static_cast<std::uint32_t>(v), at[v].before, at[v].after});
+      }
+      for (std::size_t v = count - 1; v >= 1; --v) {
+        lowest[v] = std::min(lowest[v + 1], static_cast<std::uint32_t>(v));
+        if (at[v].before != 0) lowest[v] = std::min(lowest[v], at[v].before);
+        if (at[v].after != 0) lowest[v] = std::min(lowest[v], at[v].after);
+      }
+    }
+    std::vector<std::size_t> last_point(count, 0);
+    std::vector<std::uint32_t> highest(blocks()), lowest(blocks() + 1, static_cast<std::uint32_t>(count));
+    for (std::size_t i = 0; i < points_ * kAxes; ++i) {
+      const std::uint32_t v = lattice.corners(0)[i].vertex;
+      last_point[v] = i / kAxes;
+      auto &high = highest[i / kAxes / kBlock], &low = lowest[i / kAxes / kBlock];
+      high = std::max(high, v);
+      low = std::min(low, v);
+    }
+    for (std::size_t v = 1; v < count; ++v) last_point[v] = std::max(last_point[v], last_point[v - 1]);
+    for (std::size_t b = blocks(); b-- > 0;) lowest[b] = std::min(lowest[b], lowest[b + 1]);
+
+    // A step back from the sums that a block takes: each blur needs the one before it to have passed the neighbours,
+    // those that it reads and those that still read what it overwrites.
+    steps_.resize(blocks());
+    std::uint32_t wanted = 0;
+    std::array<std::size_t, kAxes> before{};
+    ring_ = 1;
+    for (std::size_t b = 0; b < blocks(); ++b) {
+      wanted = std::max(wanted, highest[b]);
+      Step& step = steps_[b];
+      step.blurred[2] = wanted;
+      step.blurred[1] = std::max(last[2][step.blurred[2]], last[1][step.blurred[2]]);
+      step.blurred[0] = std::max(last[1][step.blurred[1]], last[0][step.blurred[1]]);
+      step.splatted = last_point[last[0][step.blurred[0]]] / kBlock + 1;
+      // The ring holds all from the first that is still read to the last that is splatted.
+      std::size_t still_read = lowest[b];
+      for (std::size_t axis = 0; axis < kAxes; ++axis) {
+        still_read = std::min<std::size_t>(still_read, first[axis][before[axis] + 1]);
+      }
+      ring_ = std::max(ring_, fresh_[step.splatted] - still_read);
+      before = step.blurred;
+    }
+  }
+
+  std::size_t points_, vertices_, ring_ = 1;
+  std::vector<std::size_t> fresh_;
+  std::vector<Step> steps_;
+  AlignedBuffer<Corner<float>> corners_;
+  AlignedBuffer<Neighbours> neighbours_;
+  AlignedBuffer<float> buffers_[2];
+  const float* before_ = nullptr;
+  const float* after_ = nullptr;
+};
+
+}  // namespace smooseg::crf::detail
