@@ -246,8 +246,8 @@ class Term {
   void prepare(std::size_t stride) {
     stride_ = stride;
     if (const auto* const lattice = std::get_if<Permutohedral<2>>(&lattice_)) {
-      scan_.emplace(*lattice);
-      scan_->prepare(stride, before_.data(), after_.data());
+      scan_.emplace(*lattice, before_.data(), after_.data());
+      scan_->prepare(stride);
     } else {
       from_ = std::get<Permutohedral<5>>(lattice_).vertex_rows(buffers_[0], stride);
       to_ = std::get<Permutohedral<5>>(lattice_).vertex_rows(buffers_[1], stride);
@@ -306,7 +306,7 @@ class Term {
     static_cast<void>(isa);
     const auto n = static_cast<Eigen::Index>(lattice.points());
     const auto w = static_cast<float>(weight);
-    const Array sums = lattice.filter(Permutohedral<d>::Values::Ones(n, 1));
+    const Array sums = lattice.row_sums();
     constexpr float kScale = Permutohedral<d>::scale();
     switch (normalization) {
       case Normalization::kSymmetric:

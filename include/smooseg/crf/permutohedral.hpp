@@ -204,35 +204,51 @@ inline std::uint64_t mixed_bits(const WideKey& key) {
   return (key.low ^ (key.high * 0xc2b2ae3d27d4eb4f)) * 0x9e3779b97f4a7c15;
 }
 
-/// The vertices by their keys: an open-addressing hash table with linear probing, which grows. Vertices are numbered
-/// from 1 in the order in which they come.
+/// The vertices by their keys. Vertices are numbered from 1 in the order in which they come.
+///
+/// An open-addressing hash table with linear probing, which grows; where all possible keys are few, an array of them.
 template <class Key>
 class VertexTable {
  public:
-  /// @param range all keys are below it; where it is small, keys are their own addresses, which keeps neighbours near.
-  VertexTable(double range, std::size_t expected) {
-    while ((std::size_t{1} << bits_) < expected) ++bits_;
-    int range_bits = bits_;
-    while (std::ldexp(1.0, range_bits) < range) ++range_bits;
-    is_direct_ = range_bits <= bits_ + 2;
-    if (is_direct_) bits_ = range_bits;
-    slots_.resize(std::size_t{1} << bits_);
-    keys_.resize(1);
+  /// @param range all keys are below it. @param expected number of vertices, roughly.
+  VertexTable(double range, std::size_t expected) : keys_(1) {
+    if (range <= 8 * static_cast<double>(expected)) {
+      array_.resize(static_cast<std::size_t>(range));
+    } else {
+      while ((std::size_t{1} << bits_) < 2 * expected) ++bits_;
+      slots_.resize(std::size_t{1} << bits_);
+    }
+  }
+
+  /// Fetches what `find` will look at, a while before.
+  void prefetch(const Key& key) const {
+#if defined(__GNUC__)
+    __builtin_prefetch(slots_.empty() ? static_cast<const void*>(&array_[low_bits(key)])
+                                      : static_cast<const void*>(&slots_[mixed_bits(key) >> (64 - bits_)]));
+#else
+    static_cast<void>(key);
+#endif
   }
 
   /// The key's vertex, 0 if there is none.
-  std::uint32_t find(const Key& key) const { return slots_[slot_of(key)].vertex; }
+  std::uint32_t find(const Key& key) const {
+    return slots_.empty() ? array_[low_bits(key)] : slots_[slot_of(key, mixed_bits(key))].vertex;
+  }
 
   std::uint32_t find_or_add(const Key& key) {
-    Slot& slot = slots_[slot_of(key)];
-    if (slot.vertex != 0) return slot.vertex;
-    if (keys_.size() > std::numeric_limits<std::uint32_t>::max()) {
-      throw std::length_error("Permutohedral: more than 2^32 vertices");
+    const auto next = static_cast<std::uint32_t>(keys_.size());
+    std::uint32_t vertex = 0;
+    if (slots_.empty()) {
+      std::uint32_t& entry = array_[low_bits(key)];
+      if (entry == 0) entry = next;
+      vertex = entry;
+    } else {
+      const std::uint64_t hash = mixed_bits(key);
+      Slot& slot = slots_[slot_of(key, hash)];
+      if (slot.vertex == 0) slot = {tag_of(hash), next};
+      vertex = slot.vertex;
     }
-    slot = {key, static_cast<std::uint32_t>(keys_.size())};
-    keys_.push_back(key);
-    const std::uint32_t vertex = slot.vertex;
-    if (2 * keys_.size() > slots_.size() && !is_direct_) grow();
+    if (vertex == next) add(key);
     return vertex;
   }
 
@@ -241,28 +257,40 @@ class VertexTable {
   const Key& key(std::size_t vertex) const { return keys_[vertex]; }
 
  private:
+  /// Part of the key's hash, which tells most keys apart, and its vertex.
   struct Slot {
-    Key key{};
-    std::uint32_t vertex = 0;
+    std::uint32_t tag = 0, vertex = 0;
   };
 
-  std::size_t slot_of(const Key& key) const {
-    const std::size_t mask = slots_.size() - 1;
-    std::size_t at = is_direct_ ? low_bits(key) : mixed_bits(key) >> (64 - bits_);
-    while (slots_[at & mask].vertex != 0 && !(slots_[at & mask].key == key)) ++at;
-    return at & mask;
+  static std::uint32_t tag_of(std::uint64_t hash) { return static_cast<std::uint32_t>(hash); }
+
+  /// Where the key is, or would be.
+  std::size_t slot_of(const Key& key, std::uint64_t hash) const {
+    std::size_t at = hash >> (64 - bits_);
+    while (slots_[at].vertex != 0 && (slots_[at].tag != tag_of(hash) || !(keys_[slots_[at].vertex] == key))) {
+      at = (at + 1) & (slots_.size() - 1);
+    }
+    return at;
   }
 
-  void grow() {
+  void add(const Key& key) {
+    if (keys_.size() > std::numeric_limits<std::uint32_t>::max()) {
+      throw std::length_error("Permutohedral: more than 2^32 vertices");
+    }
+    keys_.push_back(key);
+    if (slots_.empty() || 2 * keys_.size() <= slots_.size()) return;
     ++bits_;
     slots_.assign(2 * slots_.size(), Slot{});
-    for (std::size_t v = 1; v < keys_.size(); ++v) slots_[slot_of(keys_[v])] = {keys_[v], static_cast<std::uint32_t>(v)};
+    for (std::size_t v = 1; v < keys_.size(); ++v) {
+      const std::uint64_t hash = mixed_bits(keys_[v]);
+      slots_[slot_of(keys_[v], hash)] = {tag_of(hash), static_cast<std::uint32_t>(v)};
+    }
   }
 
+  std::vector<Key> keys_;  // by vertex
   std::vector<Slot> slots_;
-  std::vector<Key> keys_;
+  std::vector<std::uint32_t> array_;
   int bits_ = 10;
-  bool is_direct_ = false;
 };
 
 /// The simplices around some points. Coordinates are those of the hyperplane in d + 1 dimensions whose points sum to 0;
@@ -442,6 +470,26 @@ class Permutohedral {
     return result;
   }
 
+  /// The filter of ones: (n).
+  Eigen::Array<Scalar, Eigen::Dynamic, 1> row_sums() const {
+    std::vector<Scalar> sums(vertices_ + 1), blurred(vertices_ + 1);
+    for (std::size_t i = 0; i < points_ * kCorners; ++i) sums[corners_[i].vertex] += corners_[i].weight;
+    for (int axis = 0; axis <= d; ++axis) {
+      const detail::Neighbours* const at = neighbours(axis);
+      for (std::size_t v = 1; v <= vertices_; ++v) {
+        blurred[v] = sums[v] + (sums[at[v].before] + sums[at[v].after]) / 2;
+      }
+      sums.swap(blurred);
+    }
+    Eigen::Array<Scalar, Eigen::Dynamic, 1> result(static_cast<Eigen::Index>(points_));
+    for (std::size_t i = 0; i < points_; ++i) {
+      Scalar sum = 0;
+      for (int k = 0; k <= d; ++k) sum += corners(i)[k].weight * sums[corners(i)[k].vertex];
+      result[static_cast<Eigen::Index>(i)] = sum * scale();
+    }
+    return result;
+  }
+
   // What follows is for loops of one's own over points, which keep values at vertices in rows of `stride` channels
   // (`detail::padded_channels`), one row a vertex, after a row 0 of zeros.
 
@@ -536,17 +584,18 @@ class Permutohedral {
     fresh_.reserve((points_ + kBlock - 1) / kBlock + 1);
     Scalar block[d][kBlock] = {};
     detail::Simplices<d, Scalar> simplices;
-    std::array<Key, d + 1> last{};
-    std::array<std::uint32_t, d + 1> last_vertex{};
+    Key keys[kBlock][kCorners], last[kCorners] = {};
+    std::uint32_t last_vertex[kCorners] = {};
     for (std::size_t begin = 0; begin < points_; begin += kBlock) {
       fresh_.push_back(table.size());
       const std::size_t size = std::min(kBlock, points_ - begin);
       for (int j = 0; j < d; ++j) std::copy_n(features.col(j).data() + begin, size, block[j]);
       smooseg::detail::run_kernel<detail::EmbedKernel<d>>(isa_, static_cast<const Scalar(*)[kBlock]>(block),
                                                           numbering.scale, &simplices);
+      detail::Corner<Scalar>* const corner = corners_.data() + begin * kCorners;
       for (std::size_t i = 0; i < size; ++i) {
-        Key key = 0, step[d + 1];
-        Scalar rest[d + 2];
+        Key key = 0, step[kCorners];
+        Scalar rest[kCorners];
         for (int j = 0; j <= d; ++j) {
           const std::int32_t rank = simplices.rank[j][i];
           rest[rank] = simplices.rest[j][i];
@@ -554,14 +603,21 @@ class Permutohedral {
           if (j > 0) key = key + unit[j] * static_cast<std::uint64_t>(simplices.cell[j][i] - numbering.first[j]);
         }
         // Section 3.1: towards the vertex of remainder k, the coordinates of the k lowest ranks step down a cell.
-        detail::Corner<Scalar>* const corner = corners_.data() + (begin + i) * kCorners;
         for (int k = 0; k <= d; ++k) {
           if (k > 0) key = key + Key(1) - step[d + 1 - k];
-          if (!(last[k] == key) || last_vertex[k] == 0) {
-            last[k] = key;
-            last_vertex[k] = table.find_or_add(key);
+          keys[i][k] = key;
+          table.prefetch(key);
+          corner[i * kCorners + k].weight = k == 0 ? 1 + rest[d] - rest[0] : rest[d - k] - rest[d + 1 - k];
+        }
+      }
+      for (std::size_t i = 0; i < size; ++i) {
+        for (int k = 0; k <= d; ++k) {
+          // Neighbouring pixels often share vertices.
+          if (last_vertex[k] == 0 || !(keys[i][k] == last[k])) {
+            last[k] = keys[i][k];
+            last_vertex[k] = table.find_or_add(last[k]);
           }
-          corner[k] = {last_vertex[k], k == 0 ? 1 + rest[d] - rest[0] : rest[d - k] - rest[d + 1 - k]};
+          corner[i * kCorners + k].vertex = last_vertex[k];
         }
       }
     }
@@ -576,14 +632,21 @@ class Permutohedral {
     constexpr std::uint64_t kRemainder = (std::uint64_t{1} << Numbering::kRemainderBits) - 1;
     for (int axis = 0; axis <= d; ++axis) {
       detail::Neighbours* const at = neighbours_.data() + static_cast<std::size_t>(axis) * (vertices_ + 1);
-      for (std::size_t v = 1; v <= vertices_; ++v) {
-        // One more in all coordinates but this one, which goes d down.
-        const Key& key = table.key(v);
-        const bool carries = (detail::low_bits(key) & kRemainder) == d;
-        const Key up = carries ? key + all - Key(d) : key + Key(1);
-        const std::uint32_t after = table.find(up - unit[static_cast<std::size_t>(axis)]);
-        at[v].after = after;
-        if (after != 0) at[after].before = static_cast<std::uint32_t>(v);
+      for (std::size_t begin = 1; begin <= vertices_; begin += kBlock) {
+        const std::size_t size = std::min(kBlock, vertices_ + 1 - begin);
+        Key next[kBlock];
+        for (std::size_t i = 0; i < size; ++i) {
+          // One more in all coordinates but this one, which goes d down.
+          const Key& key = table.key(begin + i);
+          const bool carries = (detail::low_bits(key) & kRemainder) == d;
+          next[i] = (carries ? key + all - Key(d) : key + Key(1)) - unit[static_cast<std::size_t>(axis)];
+          table.prefetch(next[i]);
+        }
+        for (std::size_t i = 0; i < size; ++i) {
+          const std::uint32_t after = table.find(next[i]);
+          at[begin + i].after = after;
+          if (after != 0) at[after].before = static_cast<std::uint32_t>(begin + i);
+        }
       }
     }
   }

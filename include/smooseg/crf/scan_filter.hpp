@@ -23,9 +23,11 @@ class ScanFilter {
   static constexpr std::size_t kBlock = Permutohedral<2>::kBlock;
   static constexpr int kAxes = 3;
 
-  explicit ScanFilter(const Permutohedral<2>& lattice)
-      : points_(lattice.points()), vertices_(lattice.vertices()), fresh_(lattice.fresh(), lattice.fresh() + blocks() + 1) {
+  /// @param before, after factors of each point's values and sums; kept by address.
+  ScanFilter(const Permutohedral<2>& lattice, const float* before, const float* after)
+      : points_(lattice.points()), vertices_(lattice.vertices()), after_(after) {
     plan(lattice);
+    list_givers(lattice, before);
     const auto slot = [&](std::uint32_t v) { return v == 0 ? 0 : 1 + static_cast<std::uint32_t>((v - 1) % ring_); };
     corners_.reserve(points_ * kAxes);
     for (std::size_t i = 0; i < points_ * kAxes; ++i) {
@@ -41,31 +43,28 @@ class ScanFilter {
     }
   }
 
-  /// Gets the buffers ready for rows of `stride` channels. @param before, after factors of each point's values and sums.
-  void prepare(std::size_t stride, const float* before, const float* after) {
+  /// Gets the buffers ready for rows of `stride` channels.
+  void prepare(std::size_t stride) {
     for (auto& buffer : buffers_) {
       buffer.reserve((ring_ + 1) * stride);
       std::fill_n(buffer.data(), stride, 0.f);
     }
-    before_ = before;
-    after_ = after;
   }
 
-  /// What has been done in a pass over all points.
+  /// Vertices done in a pass over all points.
   struct Progress {
-    std::size_t splatted = 0;                     // blocks
-    std::array<std::size_t, kAxes> blurred{};     // vertices
+    std::size_t splatted = 0;
+    std::array<std::size_t, kAxes> blurred{};
   };
 
-  /// Splats rows of values and blurs until the sums of a block of points are ready.
+  /// Splats rows of values and blurs until the sums of a block of points are ready. Rows of blocks before may have
+  /// changed since; those of this block and after it must not.
   template <Isa isa, int width>
   SMOOSEG_INLINE void advance(Progress& progress, std::size_t block, const float* rows, std::size_t stride) const {
     float* const even = const_cast<float*>(buffers_[0].data());
     float* const odd = const_cast<float*>(buffers_[1].data());
-    const Step& step = steps_[block];
-    for (; progress.splatted < step.splatted; ++progress.splatted) {
-      splat<isa, width>(progress.splatted, rows, stride, even);
-    }
+    const Progress& step = steps_[block];
+    splat<isa, width>(progress.splatted, step.splatted, rows, stride, even);
     blur<isa, width>(0, progress.blurred[0], step.blurred[0], stride, even, odd);
     blur<isa, width>(1, progress.blurred[1], step.blurred[1], stride, odd, even);
     blur<isa, width>(2, progress.blurred[2], step.blurred[2], stride, even, odd);
@@ -76,29 +75,31 @@ class ScanFilter {
   const float* after() const { return after_; }
 
  private:
-  struct Step {
-    std::size_t splatted;
-    std::array<std::size_t, kAxes> blurred;
+  /// A point that gives to a vertex, and how much of its row.
+  struct Giver {
+    std::uint32_t point;
+    float weight;
   };
 
   std::size_t blocks() const { return (points_ + kBlock - 1) / kBlock; }
 
+  /// Gathers what each vertex gets rather than scatter what each point gives, which would have to wait for the sum of the
+  /// point before.
   template <Isa isa, int width>
-  SMOOSEG_INLINE void splat(std::size_t block, const float* rows, std::size_t stride, float* to) const {
-    using Part = Row<float, isa, width>;
-    std::size_t slot = 1 + (fresh_[block] - 1) % ring_;
-    for (std::size_t v = fresh_[block]; v < fresh_[block + 1]; ++v) {
-      std::fill_n(to + slot * stride, stride, 0.f);
-      slot = slot == ring_ ? 1 : slot + 1;
-    }
-    const std::size_t end = std::min((block + 1) * kBlock, points_);
-    for (std::size_t i = block * kBlock; i < end; ++i) {
+  SMOOSEG_INLINE void splat(std::size_t& done, std::size_t until, const float* rows, std::size_t stride,
+                            float* to) const {
+    std::size_t slot = 1 + done % ring_;
+    for (; done < until; ++done) {
       for (std::size_t c = 0; c < stride; c += width) {
-        Part row;
-        row.load(rows + i * stride + c);
-        row.multiply(before_[i]);
-        splat_row<kAxes>(row, corners_.data() + kAxes * i, to + c, stride);
+        Row<float, isa, width> sum, row;
+        sum.clear();
+        for (std::size_t g = first_giver_[done]; g < first_giver_[done + 1]; ++g) {
+          row.load(rows + givers_[g].point * stride + c);
+          sum.add_product(row, givers_[g].weight);
+        }
+        sum.store(to + slot * stride + c);
       }
+      slot = slot == ring_ ? 1 : slot + 1;
     }
   }
 
@@ -113,9 +114,24 @@ class ScanFilter {
     }
   }
 
+  void list_givers(const Permutohedral<2>& lattice, const float* before) {
+    const Corner<float>* const corners = lattice.corners(0);
+    first_giver_.assign(vertices_ + 2, 0);
+    for (std::size_t i = 0; i < points_ * kAxes; ++i) ++first_giver_[corners[i].vertex];
+    for (std::size_t v = 1; v <= vertices_; ++v) first_giver_[v] += first_giver_[v - 1];
+    givers_.reserve(points_ * kAxes);
+    for (std::size_t i = points_ * kAxes; i-- > 0;) {
+      const std::size_t point = i / kAxes;
+      givers_[--first_giver_[corners[i].vertex]] = {static_cast<std::uint32_t>(point), before[point] * corners[i].weight};
+    }
+    // first_giver_[v] is where those of vertex v begin, one place later than the loops above count.
+    first_giver_.erase(first_giver_.begin());
+    first_giver_.back() = points_ * kAxes;
+  }
+
   void plan(const Permutohedral<2>& lattice) {
-    // Of the vertices up to each: the last one next to them along an axis, themselves included, and the last point
-    // beside them.
+    // Of the vertices up to each, the last one next to them along an axis, themselves included; of those from each on,
+    // the first.
     const std::size_t count = vertices_ + 1;
     std::array<std::vector<std::uint32_t>, kAxes> last, first;
     for (int axis = 0; axis < kAxes; ++axis) {
@@ -132,16 +148,13 @@ class ScanFilter {
         if (at[v].after != 0) lowest[v] = std::min(lowest[v], at[v].after);
       }
     }
-    std::vector<std::size_t> last_point(count, 0);
     std::vector<std::uint32_t> highest(blocks()), lowest(blocks() + 1, static_cast<std::uint32_t>(count));
     for (std::size_t i = 0; i < points_ * kAxes; ++i) {
       const std::uint32_t v = lattice.corners(0)[i].vertex;
-      last_point[v] = i / kAxes;
       auto &high = highest[i / kAxes / kBlock], &low = lowest[i / kAxes / kBlock];
       high = std::max(high, v);
       low = std::min(low, v);
     }
-    for (std::size_t v = 1; v < count; ++v) last_point[v] = std::max(last_point[v], last_point[v - 1]);
     for (std::size_t b = blocks(); b-- > 0;) lowest[b] = std::min(lowest[b], lowest[b + 1]);
 
     // A step back from the sums that a block takes: each blur needs the one before it to have passed the neighbours,
@@ -152,29 +165,29 @@ class ScanFilter {
     ring_ = 1;
     for (std::size_t b = 0; b < blocks(); ++b) {
       wanted = std::max(wanted, highest[b]);
-      Step& step = steps_[b];
+      Progress& step = steps_[b];
       step.blurred[2] = wanted;
       step.blurred[1] = std::max(last[2][step.blurred[2]], last[1][step.blurred[2]]);
       step.blurred[0] = std::max(last[1][step.blurred[1]], last[0][step.blurred[1]]);
-      step.splatted = last_point[last[0][step.blurred[0]]] / kBlock + 1;
+      step.splatted = last[0][step.blurred[0]];
       // The ring holds all from the first that is still read to the last that is splatted.
       std::size_t still_read = lowest[b];
       for (std::size_t axis = 0; axis < kAxes; ++axis) {
         still_read = std::min<std::size_t>(still_read, first[axis][before[axis] + 1]);
       }
-      ring_ = std::max(ring_, fresh_[step.splatted] - still_read);
+      ring_ = std::max(ring_, step.splatted + 1 - still_read);
       before = step.blurred;
     }
   }
 
   std::size_t points_, vertices_, ring_ = 1;
-  std::vector<std::size_t> fresh_;
-  std::vector<Step> steps_;
+  std::vector<Progress> steps_;             // by block of points
+  std::vector<std::size_t> first_giver_;    // by vertex, from 0 on
+  AlignedBuffer<Giver> givers_;
   AlignedBuffer<Corner<float>> corners_;
   AlignedBuffer<Neighbours> neighbours_;
   AlignedBuffer<float> buffers_[2];
-  const float* before_ = nullptr;
-  const float* after_ = nullptr;
+  const float* after_;
 };
 
 }  // namespace smooseg::crf::detail
