@@ -76,8 +76,8 @@ namespace detail {
 struct Message {
   const Corner<float>* corners;
   const std::size_t* fresh;  // the lattice's fresh_begin(0), ...
-  const float* from;         // blurred values at vertices
-  float* to;                 // where the new marginals are splatted
+  const float* values;       // blurred, at vertices
+  float* next;               // where the new marginals are splatted
   const float* before;       // a factor of each pixel's marginals
   const float* after;        // a factor of each pixel's message
 };
@@ -119,10 +119,12 @@ struct UpdateKernel {
           u.scans[s]->template advance<isa, width>(u.progress[s], begin / kBlock, u.marginals, stride);
         }
       }
-      if (u.is_first || u.compatibility == nullptr) {
+      const float* const unaries = u.unaries + begin * stride;
+      if (u.is_first || u.scan_count + u.message_count == 0) {
+        std::memcpy(rows, unaries, count * stride * sizeof(float));
+      } else if (u.compatibility == nullptr) {
         // A class pays the messages of all others: the total of all, the same for every class, less its own.
-        std::memcpy(rows, u.unaries + begin * stride, count * stride * sizeof(float));
-        if (!u.is_first) add_messages<isa>(u, begin, count, rows);
+        add_messages<isa>(u, begin, count, unaries, rows);
       } else {
         subtract_compatibility<isa>(u, begin, count, rows);
       }
@@ -131,31 +133,35 @@ struct UpdateKernel {
     }
   }
 
-  /// Adds the messages to the rows of some points.
+  /// to = from + messages, for the rows of some points.
   template <Isa isa>
-  SMOOSEG_INLINE static void add_messages(const Update& u, std::size_t begin, std::size_t count, float* rows) {
+  SMOOSEG_INLINE static void add_messages(const Update& u, std::size_t begin, std::size_t count, const float* from,
+                                          float* to) {
     const std::size_t stride = is_one ? width : u.stride;
     for (std::size_t s = 0; s < u.scan_count; ++s) {
       const ScanFilter& scan = *u.scans[s];
-      slice<3, isa>(scan.corners(), scan.sums(), scan.after(), begin, count, stride, rows);
+      slice<3, isa>(scan.corners(), scan.sums(), scan.after(), begin, count, stride, from, to);
+      from = to;
     }
     for (std::size_t m = 0; m < u.message_count; ++m) {
       const Message& message = u.messages[m];
-      slice<kCorners, isa>(message.corners, message.from, message.after, begin, count, stride, rows);
+      slice<kCorners, isa>(message.corners, message.values, message.after, begin, count, stride, from, to);
+      from = to;
     }
   }
 
   template <int corners, Isa isa>
   SMOOSEG_INLINE static void slice(const Corner<float>* corner, const float* sums, const float* after,
-                                   std::size_t begin, std::size_t count, std::size_t stride, float* rows) {
+                                   std::size_t begin, std::size_t count, std::size_t stride, const float* from,
+                                   float* to) {
     for (std::size_t i = 0; i < count; ++i) {
       for (std::size_t c = 0; c < stride; c += width) {
         Part<isa> sum, row;
         sum.clear();
         slice_row<corners>(sum, corner + corners * (begin + i), sums + c, stride);
-        row.load(rows + i * stride + c);
+        row.load(from + i * stride + c);
         row.add_product(sum, after[begin + i]);
-        row.store(rows + i * stride + c);
+        row.store(to + i * stride + c);
       }
     }
   }
@@ -167,7 +173,7 @@ struct UpdateKernel {
     const std::size_t stride = is_one ? width : u.stride;
     for (std::size_t i = 0; i < count; ++i) {
       std::fill_n(u.row, stride, 0.f);
-      add_messages<isa>(u, begin + i, 1, u.row);
+      add_messages<isa>(u, begin + i, 1, u.row, u.row);
       for (std::size_t c = 0; c < stride; c += width) {
         Part<isa> row, column;
         row.load(u.unaries + (begin + i) * stride + c);
@@ -213,13 +219,13 @@ struct UpdateKernel {
     for (std::size_t m = 0; m < u.message_count; ++m) {
       const Message& message = u.messages[m];
       const std::size_t* const fresh = message.fresh + begin / kBlock;
-      std::fill(message.to + fresh[0] * stride, message.to + fresh[1] * stride, 0.f);
+      std::fill(message.next + fresh[0] * stride, message.next + fresh[1] * stride, 0.f);
       for (std::size_t i = 0; i < count; ++i) {
         for (std::size_t c = 0; c < stride; c += width) {
           Part<isa> row;
           row.load(rows + i * stride + c);
           row.multiply(message.before[begin + i]);
-          splat_row<kCorners>(row, message.corners + kCorners * (begin + i), message.to + c, stride);
+          splat_row<kCorners>(row, message.corners + kCorners * (begin + i), message.next + c, stride);
         }
       }
     }
@@ -249,8 +255,11 @@ class Term {
       scan_.emplace(*lattice, before_.data(), after_.data());
       scan_->prepare(stride);
     } else {
-      from_ = std::get<Permutohedral<5>>(lattice_).vertex_rows(buffers_[0], stride);
-      to_ = std::get<Permutohedral<5>>(lattice_).vertex_rows(buffers_[1], stride);
+      const auto& bilateral = std::get<Permutohedral<5>>(lattice_);
+      chains_ = bilateral.chains();
+      for (auto& buffer : buffers_) buffer.reserve((bilateral.vertices() + 1) * stride);
+      values_ = buffers_[0].data();
+      next_ = buffers_[1].data();
     }
   }
 
@@ -258,13 +267,13 @@ class Term {
 
   /// Blurs what was splatted, from which the next messages come.
   void blur() {
-    std::get<Permutohedral<5>>(lattice_).blur(to_, from_, stride_);
-    std::swap(from_, to_);
+    std::swap(values_, next_);
+    std::get<Permutohedral<5>>(lattice_).blur(chains_, values_, stride_);
   }
 
   Message message() {
     const auto& lattice = std::get<Permutohedral<5>>(lattice_);
-    return {lattice.corners(0), lattice.fresh(), from_, to_, before_.data(), after_.data()};
+    return {lattice.corners(0), lattice.fresh(), values_, next_, before_.data(), after_.data()};
   }
 
  private:
@@ -331,8 +340,9 @@ class Term {
   Lattice lattice_;
   std::optional<ScanFilter> scan_;
   AlignedBuffer<float> buffers_[2];
-  float* from_ = nullptr;
-  float* to_ = nullptr;
+  std::vector<std::vector<Link>> chains_;
+  float* values_ = nullptr;
+  float* next_ = nullptr;
   std::size_t stride_ = 0;
   Eigen::ArrayXf before_, after_;
 };

@@ -152,13 +152,36 @@ SMOOSEG_INLINE void blur_row(const Neighbours& at, std::size_t vertex, std::size
   }
 }
 
+/// A step along a chain of vertices that are neighbours along an axis: a vertex, and 1/2 where the next step goes to its
+/// neighbour, 0 where another chain begins.
+struct Link {
+  std::uint32_t vertex;
+  float half;
+};
+
 template <int width, bool is_one>
 struct BlurKernel {
+  /// blur_row for all vertices of some chains, in place: along a chain each row is read and written once. Vertices
+  /// without a neighbour, which stay as they are, need not be there.
   template <Isa isa, class Scalar>
-  SMOOSEG_INLINE static void run(const Neighbours* neighbours, std::size_t vertices, std::size_t stride,
-                                 const Scalar* from, Scalar* to) {
-    for (std::size_t v = 1; v <= vertices; ++v) {
-      blur_row<isa, width>(neighbours[v], v, is_one ? width : stride, from, to);
+  SMOOSEG_INLINE static void run(const Link* links, std::size_t count, std::size_t stride_of_many, Scalar* values) {
+    const std::size_t stride = is_one ? width : stride_of_many;
+    for (std::size_t c = 0; c < stride; c += width) {
+      Row<Scalar, isa, width> before, row, after, blurred;
+      before.clear();
+      Scalar half_before = 0;
+      if (count > 0) row.load(values + links[0].vertex * stride + c);
+      for (std::size_t i = 0; i < count; ++i) {
+        const auto half = static_cast<Scalar>(links[i].half);
+        after.load(values + links[i + 1].vertex * stride + c);
+        blurred = row;
+        blurred.add_product(before, half_before);
+        blurred.add_product(after, half);
+        blurred.store(values + links[i].vertex * stride + c);
+        before = row;
+        row = after;
+        half_before = half;
+      }
     }
   }
 };
@@ -449,7 +472,8 @@ class Permutohedral {
     }
     constexpr Eigen::Index kChannels = 32;
     Values result(values.rows(), values.cols());
-    detail::AlignedBuffer<Scalar> rows, buffers[2];
+    detail::AlignedBuffer<Scalar> rows, vertex_rows;
+    const auto links = chains();
     for (Eigen::Index first = 0; first < values.cols(); first += kChannels) {
       const Eigen::Index channels = std::min(kChannels, values.cols() - first);
       detail::with_width(detail::padded_channels(static_cast<std::size_t>(channels)), [&](auto width) {
@@ -459,11 +483,11 @@ class Permutohedral {
         Map padded(rows.data(), values.rows(), kWidth);
         padded.leftCols(channels) = values.middleCols(first, channels);
         padded.rightCols(kWidth - channels).setZero();
-        Scalar *from = vertex_rows(buffers[0], kWidth), *to = vertex_rows(buffers[1], kWidth);
-        std::fill_n(from, (vertices_ + 1) * kWidth, Scalar(0));
-        run_kernel<detail::SplatKernel<d, kWidth>>(isa_, corners(0), points_, rows.data(), from);
-        blur(from, to, kWidth);
-        run_kernel<detail::SliceKernel<d, kWidth>>(isa_, corners(0), points_, from, scale(), rows.data());
+        vertex_rows.reserve((vertices_ + 1) * kWidth);
+        std::fill_n(vertex_rows.data(), (vertices_ + 1) * kWidth, Scalar(0));
+        run_kernel<detail::SplatKernel<d, kWidth>>(isa_, corners(0), points_, rows.data(), vertex_rows.data());
+        blur(links, vertex_rows.data(), kWidth);
+        run_kernel<detail::SliceKernel<d, kWidth>>(isa_, corners(0), points_, vertex_rows.data(), scale(), rows.data());
         result.middleCols(first, channels) = padded.leftCols(channels);
       });
     }
@@ -491,7 +515,7 @@ class Permutohedral {
   }
 
   // What follows is for loops of one's own over points, which keep values at vertices in rows of `stride` channels
-  // (`detail::padded_channels`), one row a vertex, after a row 0 of zeros.
+  // (`detail::padded_channels`), one row a vertex, from row 1 on.
 
   /// The simplex around a point and those of the points after it, kCorners each.
   const detail::Corner<Scalar>* corners(std::size_t point) const { return corners_.data() + point * kCorners; }
@@ -508,25 +532,35 @@ class Permutohedral {
     return neighbours_.data() + static_cast<std::size_t>(axis) * (vertices_ + 1);
   }
 
-  /// Room for all rows in a buffer, with row 0 cleared.
-  Scalar* vertex_rows(detail::AlignedBuffer<Scalar>& buffer, std::size_t stride) const {
-    buffer.reserve((vertices_ + 1) * stride);
-    std::fill_n(buffer.data(), stride, Scalar(0));
-    return buffer.data();
+  /// The chains of vertices along each of the d + 1 axes, for `blur`.
+  std::vector<std::vector<detail::Link>> chains() const {
+    std::vector<std::vector<detail::Link>> result(kCorners);
+    for (int axis = 0; axis <= d; ++axis) {
+      auto& links = result[static_cast<std::size_t>(axis)];
+      links.reserve(vertices_ + 1);
+      const detail::Neighbours* const at = neighbours(axis);
+      for (std::uint32_t v = 1; v <= vertices_; ++v) {
+        if (at[v].before != 0 || at[v].after == 0) continue;
+        for (std::uint32_t next = v; next != 0; next = at[next].after) links.push_back({next, 0.5f});
+        links.back().half = 0;
+      }
+      links.push_back({1, 0});  // what the last step reads beyond its chain
+    }
+    return result;
   }
 
-  /// Blurs the rows in `values`, which, exchanged with `other` where that saves a copy, then points to the result.
-  void blur(Scalar*& values, Scalar*& other, std::size_t stride) const {
+  /// Blurs the rows in `values`.
+  void blur(const std::vector<std::vector<detail::Link>>& chains, Scalar* values, std::size_t stride) const {
     detail::with_width(stride, [&](auto width) {
-      for (int axis = 0; axis <= d; ++axis) {
-        if (stride == width) {
-          smooseg::detail::run_kernel<detail::BlurKernel<decltype(width)::value, true>>(
-              isa_, neighbours(axis), vertices_, stride, const_cast<const Scalar*>(values), other);
+      constexpr int kWidth = decltype(width)::value;
+      for (const auto& links : chains) {
+        if (stride == std::size_t{kWidth}) {
+          smooseg::detail::run_kernel<detail::BlurKernel<kWidth, true>>(isa_, links.data(), links.size() - 1, stride,
+                                                                        values);
         } else {
-          smooseg::detail::run_kernel<detail::BlurKernel<decltype(width)::value, false>>(
-              isa_, neighbours(axis), vertices_, stride, const_cast<const Scalar*>(values), other);
+          smooseg::detail::run_kernel<detail::BlurKernel<kWidth, false>>(isa_, links.data(), links.size() - 1, stride,
+                                                                         values);
         }
-        std::swap(values, other);
       }
     });
   }

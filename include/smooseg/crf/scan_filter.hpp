@@ -75,6 +75,10 @@ class ScanFilter {
   const float* after() const { return after_; }
 
  private:
+  // Points that give to a vertex come in groups, filled up with weights of 0: with one group for most vertices, branches
+  // are foreseen.
+  static constexpr std::size_t kGroup = 4;
+
   /// A point that gives to a vertex, and how much of its row.
   struct Giver {
     std::uint32_t point;
@@ -93,9 +97,12 @@ class ScanFilter {
       for (std::size_t c = 0; c < stride; c += width) {
         Row<float, isa, width> sum, row;
         sum.clear();
-        for (std::size_t g = first_giver_[done]; g < first_giver_[done + 1]; ++g) {
-          row.load(rows + givers_[g].point * stride + c);
-          sum.add_product(row, givers_[g].weight);
+        const Giver* const end = givers_.data() + kGroup * first_group_[done + 1];
+        for (const Giver* g = givers_.data() + kGroup * first_group_[done]; g != end; g += kGroup) {
+          for (std::size_t i = 0; i < kGroup; ++i) {
+            row.load(rows + g[i].point * stride + c);
+            sum.add_product(row, g[i].weight);
+          }
         }
         sum.store(to + slot * stride + c);
       }
@@ -116,17 +123,20 @@ class ScanFilter {
 
   void list_givers(const Permutohedral<2>& lattice, const float* before) {
     const Corner<float>* const corners = lattice.corners(0);
-    first_giver_.assign(vertices_ + 2, 0);
-    for (std::size_t i = 0; i < points_ * kAxes; ++i) ++first_giver_[corners[i].vertex];
-    for (std::size_t v = 1; v <= vertices_; ++v) first_giver_[v] += first_giver_[v - 1];
-    givers_.reserve(points_ * kAxes);
-    for (std::size_t i = points_ * kAxes; i-- > 0;) {
-      const std::size_t point = i / kAxes;
-      givers_[--first_giver_[corners[i].vertex]] = {static_cast<std::uint32_t>(point), before[point] * corners[i].weight};
+    std::vector<std::uint32_t> count(vertices_ + 1, 0);
+    for (std::size_t i = 0; i < points_ * kAxes; ++i) ++count[corners[i].vertex];
+    first_group_.assign(vertices_ + 1, 0);
+    for (std::size_t v = 1; v <= vertices_; ++v) {
+      first_group_[v] = first_group_[v - 1] + (count[v] + kGroup - 1) / kGroup;
     }
-    // first_giver_[v] is where those of vertex v begin, one place later than the loops above count.
-    first_giver_.erase(first_giver_.begin());
-    first_giver_.back() = points_ * kAxes;
+    givers_.reserve(kGroup * first_group_[vertices_]);
+    std::fill(count.begin(), count.end(), 0);
+    for (std::size_t i = 0; i < points_ * kAxes; ++i) {
+      const std::size_t point = i / kAxes, v = corners[i].vertex;
+      Giver* const to = givers_.data() + kGroup * first_group_[v - 1] + count[v]++;
+      *to = {static_cast<std::uint32_t>(point), before[point] * corners[i].weight};
+      for (std::size_t rest = 1; count[v] % kGroup == 1 && rest < kGroup; ++rest) to[rest] = {to->point, 0};
+    }
   }
 
   void plan(const Permutohedral<2>& lattice) {
@@ -182,7 +192,7 @@ class ScanFilter {
 
   std::size_t points_, vertices_, ring_ = 1;
   std::vector<Progress> steps_;             // by block of points
-  std::vector<std::size_t> first_giver_;    // by vertex, from 0 on
+  std::vector<std::size_t> first_group_;    // of givers, by vertex, from 0 on; and the end
   AlignedBuffer<Giver> givers_;
   AlignedBuffer<Corner<float>> corners_;
   AlignedBuffer<Neighbours> neighbours_;
