@@ -9,12 +9,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "smooseg/crf/permutohedral.hpp"
@@ -62,6 +62,10 @@ template <class T>
 struct Planes {
   T* data;
   std::ptrdiff_t plane, row;
+
+  T* at(std::size_t k, std::size_t y) const {
+    return data + static_cast<std::ptrdiff_t>(k) * plane + static_cast<std::ptrdiff_t>(y) * row;
+  }
 };
 
 /// A picture: channel c at row y and column x is data[y * row + 3 x + c].
@@ -232,194 +236,232 @@ struct UpdateKernel {
   }
 };
 
-/// A term's lattice over a picture's pixels, the values at its vertices, and the factors that normalise it.
-class Term {
- public:
-  Term(const PairwiseTerm& term, const Rgb& image, std::size_t height, std::size_t width, Isa isa)
-      : lattice_(term.srgb ? Lattice(std::in_place_type<Permutohedral<5>>, bilateral(term, image, height, width), isa)
-                           : Lattice(std::in_place_type<Permutohedral<2>>, positions<2>(term, height, width), isa)) {}
+/// The size of a picture, in pixels.
+struct Size {
+  std::size_t height, width;
+};
 
-  /// The factors such that before * lattice * after is w times the normalised kernel.
-  void normalize(Normalization normalization, double weight, Isa isa) {
-    std::visit([&](const auto& lattice) { this->normalize(lattice, normalization, weight, isa); }, lattice_);
-  }
+// Pixels that lie further apart than 6 standard deviations do not reach each other in a lattice of up to 5 dimensions, so
+// that all bandwidths below this fraction of a step give the same kernel.
+constexpr double kLeastBandwidth = 1. / 8;
 
-  std::size_t vertices() const {
-    return std::visit([](const auto& lattice) { return lattice.vertices(); }, lattice_);
-  }
-
-  /// @param stride channels of a row, padded.
-  void prepare(std::size_t stride) {
-    stride_ = stride;
-    if (const auto* const lattice = std::get_if<Permutohedral<2>>(&lattice_)) {
-      scan_.emplace(*lattice, before_.data(), after_.data());
-      scan_->prepare(stride);
-    } else {
-      const auto& bilateral = std::get<Permutohedral<5>>(lattice_);
-      chains_ = bilateral.chains();
-      for (auto& buffer : buffers_) buffer.reserve((bilateral.vertices() + 1) * stride);
-      values_ = buffers_[0].data();
-      next_ = buffers_[1].data();
+/// Positions in the first two features, in standard deviations. Divided, not multiplied with the inverse, as the
+/// published program does: pixels on a face of the lattice then fall to the same side.
+template <int d>
+typename Permutohedral<d>::Features position_features(double bandwidth, Size size) {
+  const auto sxy = static_cast<float>(std::max(bandwidth, kLeastBandwidth));
+  typename Permutohedral<d>::Features features(static_cast<Eigen::Index>(size.height * size.width), d);
+  Eigen::Index i = 0;
+  for (std::size_t y = 0; y < size.height; ++y) {
+    for (std::size_t x = 0; x < size.width; ++x, ++i) {
+      features(i, 0) = static_cast<float>(x) / sxy;
+      features(i, 1) = static_cast<float>(y) / sxy;
     }
   }
+  return features;
+}
 
-  const ScanFilter* scan() const { return scan_ ? &*scan_ : nullptr; }
+inline Permutohedral<5>::Features bilateral_features(const PairwiseTerm& term, const Rgb& image, Size size) {
+  using Pixels = Eigen::Map<const Eigen::Array<std::uint8_t, Eigen::Dynamic, 3, Eigen::RowMajor>>;
+  auto features = position_features<5>(term.sxy, size);
+  const auto srgb = static_cast<float>(std::max(*term.srgb, kLeastBandwidth));
+  const auto width = static_cast<Eigen::Index>(size.width);
+  for (std::size_t y = 0; y < size.height; ++y) {
+    const Pixels pixels(image.data + static_cast<std::ptrdiff_t>(y) * image.row, width, 3);
+    features.block(static_cast<Eigen::Index>(y) * width, 2, width, 3) = pixels.cast<float>() / srgb;
+  }
+  return features;
+}
+
+/// What each pixel's marginals and messages are multiplied with, so that the lattice is w times the normalised kernel.
+struct Factors {
+  Eigen::ArrayXf before, after;
+
+  template <int d>
+  Factors(const Permutohedral<d>& lattice, Normalization normalization, double weight) {
+    const auto n = static_cast<Eigen::Index>(lattice.points());
+    const auto scale = static_cast<float>(weight) * Permutohedral<d>::scale();
+    if (normalization != Normalization::kNone) after = lattice.row_sums();  // D
+    switch (normalization) {
+      case Normalization::kSymmetric:
+        before = after.rsqrt();
+        after = before * scale;
+        break;
+      case Normalization::kBefore:
+        before = after.inverse();
+        after.setConstant(scale);
+        break;
+      case Normalization::kAfter:
+        before.setOnes(n);
+        after = scale * after.inverse();
+        break;
+      case Normalization::kNone:
+        before.setOnes(n);
+        after.setConstant(n, scale);
+        break;
+    }
+  }
+};
+
+/// A Gaussian of positions alone, whose lattice makes way for the order of its filter.
+class PositionTerm {
+ public:
+  PositionTerm(const PairwiseTerm& term, Normalization normalization, Size size, std::size_t stride, Isa isa)
+      : PositionTerm(Permutohedral<2>(position_features<2>(term.sxy, size), isa), normalization, term.weight, stride) {}
+
+  const ScanFilter& filter() const { return filter_; }
+
+ private:
+  PositionTerm(const Permutohedral<2>& lattice, Normalization normalization, double weight, std::size_t stride)
+      : factors_(lattice, normalization, weight),
+        filter_(lattice, factors_.before.data(), factors_.after.data(), stride) {}
+
+  Factors factors_;
+  ScanFilter filter_;
+};
+
+/// A Gaussian of positions and colours.
+class BilateralTerm {
+ public:
+  BilateralTerm(const PairwiseTerm& term, Normalization normalization, const Rgb& image, Size size, std::size_t stride,
+                Isa isa)
+      : stride_(stride),
+        lattice_(bilateral_features(term, image, size), isa),
+        chains_(lattice_.chains()),
+        factors_(lattice_, normalization, term.weight),
+        values_((lattice_.vertices() + 1) * stride),
+        next_((lattice_.vertices() + 1) * stride) {}
 
   /// Blurs what was splatted, from which the next messages come.
   void blur() {
     std::swap(values_, next_);
-    std::get<Permutohedral<5>>(lattice_).blur(chains_, values_, stride_);
+    lattice_.blur(chains_, values_.data(), stride_);
   }
 
   Message message() {
-    const auto& lattice = std::get<Permutohedral<5>>(lattice_);
-    return {lattice.corners(0), lattice.fresh(), values_, next_, before_.data(), after_.data()};
+    return {lattice_.corners(0), lattice_.fresh(),        values_.data(),
+            next_.data(),        factors_.before.data(), factors_.after.data()};
   }
 
  private:
-  using Lattice = std::variant<Permutohedral<2>, Permutohedral<5>>;
-
-  // Pixels that lie further apart than 6 standard deviations do not reach each other in a lattice of up to 5 dimensions,
-  // so that smaller bandwidths than this fraction of a step all give the same kernel.
-  static constexpr double kLeastBandwidth = 1. / 8;
-
-  template <int d>
-  static typename Permutohedral<d>::Features positions(const PairwiseTerm& term, std::size_t height,
-                                                       std::size_t width) {
-    const auto w = static_cast<Eigen::Index>(width), h = static_cast<Eigen::Index>(height);
-    const auto sxy = static_cast<float>(std::max(term.sxy, kLeastBandwidth));
-    typename Permutohedral<d>::Features features(h * w, d);
-    for (Eigen::Index y = 0; y < h; ++y) {
-      features.col(0).segment(y * w, w) = Eigen::ArrayXf::LinSpaced(w, 0, static_cast<float>(w - 1)) / sxy;
-      features.col(1).segment(y * w, w) = static_cast<float>(y) / sxy;
-    }
-    return features;
-  }
-
-  static Permutohedral<5>::Features bilateral(const PairwiseTerm& term, const Rgb& image, std::size_t height,
-                                              std::size_t width) {
-    auto features = positions<5>(term, height, width);
-    const auto srgb = static_cast<float>(std::max(*term.srgb, kLeastBandwidth));
-    const auto w = static_cast<Eigen::Index>(width);
-    for (std::size_t y = 0; y < height; ++y) {
-      const std::uint8_t* const from = image.data + static_cast<std::ptrdiff_t>(y) * image.row;
-      const Eigen::Map<const Eigen::Array<std::uint8_t, Eigen::Dynamic, 3, Eigen::RowMajor>> pixels(from, w, 3);
-      features.block(static_cast<Eigen::Index>(y) * w, 2, w, 3) = pixels.cast<float>() / srgb;
-    }
-    return features;
-  }
-
-  template <int d>
-  void normalize(const Permutohedral<d>& lattice, Normalization normalization, double weight, Isa isa) {
-    using Array = Eigen::ArrayXf;
-    static_cast<void>(isa);
-    const auto n = static_cast<Eigen::Index>(lattice.points());
-    const auto w = static_cast<float>(weight);
-    const Array sums = lattice.row_sums();
-    constexpr float kScale = Permutohedral<d>::scale();
-    switch (normalization) {
-      case Normalization::kSymmetric:
-        before_ = sums.rsqrt();
-        after_ = before_ * (w * kScale);
-        break;
-      case Normalization::kBefore:
-        before_ = sums.inverse();
-        after_ = Array::Constant(n, w * kScale);
-        break;
-      case Normalization::kAfter:
-        before_ = Array::Ones(n);
-        after_ = sums.inverse() * (w * kScale);
-        break;
-      case Normalization::kNone:
-        before_ = Array::Ones(n);
-        after_ = Array::Constant(n, w * kScale);
-        break;
-    }
-  }
-
-  Lattice lattice_;
-  std::optional<ScanFilter> scan_;
-  AlignedBuffer<float> buffers_[2];
+  std::size_t stride_;
+  Permutohedral<5> lattice_;
   std::vector<std::vector<Link>> chains_;
-  float* values_ = nullptr;
-  float* next_ = nullptr;
-  std::size_t stride_ = 0;
-  Eigen::ArrayXf before_, after_;
+  Factors factors_;
+  AlignedBuffer<float> values_, next_;
 };
+
+inline void check(const MeanFieldOptions& options, std::size_t classes) {
+  const auto require = [](bool right, const std::string& expected, const std::string& got) {
+    if (!right) throw std::invalid_argument("mean_field: expected " + expected + ", got " + got);
+  };
+  require(options.iterations >= 0, "at least 0 iterations", std::to_string(options.iterations));
+  for (const PairwiseTerm& term : options.terms) {
+    // Infinite or NaN are wrong too.
+    const auto is_bandwidth = [](double x) { return x > 0 && x <= std::numeric_limits<float>::max(); };
+    require(is_bandwidth(term.sxy), "a positive bandwidth sxy", std::to_string(term.sxy));
+    require(!term.srgb || is_bandwidth(*term.srgb), "a positive bandwidth srgb", std::to_string(term.srgb.value_or(0)));
+    require(std::isfinite(static_cast<float>(term.weight)), "a finite weight", std::to_string(term.weight));
+  }
+  const auto& mu = options.compatibility;
+  const auto k = static_cast<Eigen::Index>(classes);
+  require(mu.size() == 0 || (mu.rows() == k && mu.cols() == k),
+          "a compatibility of " + std::to_string(k) + " x " + std::to_string(k),
+          std::to_string(mu.rows()) + " x " + std::to_string(mu.cols()));
+  require(mu.allFinite(), "a finite compatibility", "NaN or infinity");
+}
+
+/// (K,H,W) -> rows of `stride` channels, negated; the padding is impossible.
+inline void load_unaries(const Planes<const float>& energies, Size size, std::size_t classes, std::size_t stride,
+                         float* rows) {
+  for (std::size_t y = 0; y < size.height; ++y) {
+    float* const to = rows + y * size.width * stride;
+    for (std::size_t k = 0; k < classes; ++k) {
+      const float* const from = energies.at(k, y);
+      for (std::size_t x = 0; x < size.width; ++x) to[x * stride + k] = -from[x];
+    }
+    for (std::size_t x = 0; x < size.width; ++x) {
+      std::fill(to + x * stride + classes, to + (x + 1) * stride, -std::numeric_limits<float>::infinity());
+    }
+  }
+}
+
+inline void store_marginals(const float* rows, Size size, std::size_t classes, std::size_t stride,
+                            const Planes<float>& marginals) {
+  for (std::size_t y = 0; y < size.height; ++y) {
+    const float* const from = rows + y * size.width * stride;
+    for (std::size_t k = 0; k < classes; ++k) {
+      float* const to = marginals.at(k, y);
+      for (std::size_t x = 0; x < size.width; ++x) to[x] = from[x * stride + k];
+    }
+  }
+}
 
 }  // namespace detail
 
-/// Marginals of the labels of one picture: mean-field inference (Algorithm 1) for the energy of unary potentials U and
-/// the pairwise potentials of `options`, from Q = softmax(-U) on.
-/// @param energies U, (K,H,W), finite; probabilities p as -log(p).
-/// @param marginals Q, (K,H,W); may be where the energies are.
+/// Marginals of the labels of a picture's pixels: mean-field inference (Algorithm 1) for the energy (Eqs. 1 and 2) of
+/// unary potentials U and the pairwise potentials of `options`,
+///
+///     Q_i(l) ~ exp(-U_i(l) - sum_l' mu(l,l') sum_m w_m sum_j k_m(i,j) Q_j(l')),
+///
+/// from Q = softmax(-U) on. As in the published program j = i is not left out. One thread; nothing random. Takes some 100
+/// bytes a pixel, and for each class 8 more for each pixel and vertex of a bilateral lattice.
+/// @param image the picture; used by bilateral terms alone. @param height, width of the picture, at least 1.
+/// @param classes K, at least 1.
+/// @param energies U, (K,H,W), finite: -log(p) of probabilities p.
+/// @param marginals Q, (K,H,W): each pixel's sum to 1. May be where the energies are.
+/// @param isa the instructions that loops use; the machine must have them.
+/// @throws std::invalid_argument for options out of range.
 inline void mean_field(const MeanFieldOptions& options, const Rgb& image, std::size_t height, std::size_t width,
                        std::size_t classes, const Planes<const float>& energies, const Planes<float>& marginals,
                        detail::Isa isa = smooseg::detail::machine_isa()) {
   using namespace detail;
+  check(options, classes);
+  const Size size{height, width};
   const std::size_t stride = padded_channels(classes), points = height * width;
-  std::vector<Term> terms;
-  terms.reserve(options.terms.size());
-  for (const PairwiseTerm& t : options.terms) {
-    terms.emplace_back(t, image, height, width, isa);
-    terms.back().normalize(options.normalization, t.weight, isa);
-    terms.back().prepare(stride);
-  }
-  AlignedBuffer<float> unaries(points * stride), rows(points * stride), row(stride), compatibility;
-  for (std::size_t y = 0; y < height; ++y) {
-    float* const to = unaries.data() + y * width * stride;
-    for (std::size_t k = 0; k < stride; ++k) {
-      const float* const from = energies.data + static_cast<std::ptrdiff_t>(k) * energies.plane +
-                                static_cast<std::ptrdiff_t>(y) * energies.row;
-      for (std::size_t x = 0; x < width; ++x) {
-        to[x * stride + k] = k < classes ? -from[x] : -std::numeric_limits<float>::infinity();
-      }
-    }
-  }
-  std::vector<Message> messages;
+
+  std::deque<PositionTerm> positions;  // whose addresses stay
+  std::deque<BilateralTerm> bilaterals;
   std::vector<const ScanFilter*> scans;
-  for (const Term& t : terms) {
-    if (t.scan() != nullptr) scans.push_back(t.scan());
-  }
-  std::vector<ScanFilter::Progress> progress(scans.size());
-  Update update{};
-  update.scans = scans.data();
-  update.scan_count = scans.size();
-  update.progress = progress.data();
-  update.points = points;
-  update.stride = stride;
-  update.classes = classes;
-  update.unaries = unaries.data();
-  update.marginals = rows.data();
-  update.row = row.data();
-  for (std::int64_t i = 0; i <= options.iterations; ++i) {
-    messages.clear();
-    for (std::size_t t = 0; t < terms.size(); ++t) {
-      if (terms[t].scan() != nullptr) continue;
-      if (i > 0) terms[t].blur();
-      messages.push_back(terms[t].message());
+  for (const PairwiseTerm& term : options.terms) {
+    if (term.srgb) {
+      bilaterals.emplace_back(term, options.normalization, image, size, stride, isa);
+    } else {
+      scans.push_back(&positions.emplace_back(term, options.normalization, size, stride, isa).filter());
     }
-    update.messages = messages.data();
-    update.message_count = messages.size();
+  }
+  std::vector<Message> messages(bilaterals.size());
+  std::vector<ScanFilter::Progress> progress(scans.size());
+
+  AlignedBuffer<float> unaries(points * stride), rows(points * stride), row(stride), compatibility(classes * stride);
+  load_unaries(energies, size, classes, stride, unaries.data());
+  const bool is_potts = options.compatibility.size() == 0;
+  if (!is_potts) {
+    std::fill_n(compatibility.data(), classes * stride, 0.f);
+    const auto k = static_cast<Eigen::Index>(classes);
+    Eigen::Map<Eigen::MatrixXf>(compatibility.data(), static_cast<Eigen::Index>(stride), k).topRows(k) =
+        options.compatibility;
+  }
+
+  Update update{messages.data(), messages.size(), scans.data(), scans.size(), progress.data(), points, stride, classes,
+                unaries.data(), rows.data(), row.data(), is_potts ? nullptr : compatibility.data(), true, false};
+  for (std::int64_t i = 0; i <= options.iterations; ++i) {
+    for (std::size_t t = 0; t < bilaterals.size(); ++t) {
+      if (i > 0) bilaterals[t].blur();
+      messages[t] = bilaterals[t].message();
+    }
     update.is_first = i == 0;
     update.is_last = i == options.iterations;
-    with_width(stride, [&](auto w) {
-      constexpr int kWidth = decltype(w)::value;
-      if (stride == kWidth) {
-        smooseg::detail::run_kernel<UpdateKernel<kWidth, true>>(isa, &update);
+    with_width(stride, [&](auto width_of_rows) {
+      constexpr int kWidth = decltype(width_of_rows)::value;
+      if (stride == std::size_t{kWidth}) {
+        smooseg::detail::run_kernel<UpdateKernel<kWidth, true>>(isa, const_cast<const Update*>(&update));
       } else {
-        smooseg::detail::run_kernel<UpdateKernel<32, false>>(isa, &update);
+        smooseg::detail::run_kernel<UpdateKernel<kWidth, false>>(isa, const_cast<const Update*>(&update));
       }
     });
   }
-  for (std::size_t y = 0; y < height; ++y) {
-    const float* const from = rows.data() + y * width * stride;
-    for (std::size_t k = 0; k < classes; ++k) {
-      float* const to = marginals.data + static_cast<std::ptrdiff_t>(k) * marginals.plane +
-                        static_cast<std::ptrdiff_t>(y) * marginals.row;
-      for (std::size_t x = 0; x < width; ++x) to[x] = from[x * stride + k];
-    }
-  }
+  store_marginals(rows.data(), size, classes, stride, marginals);
 }
 
 }  // namespace smooseg::crf

@@ -578,6 +578,7 @@ class Permutohedral {
       // From the last coordinate on, bounds of the sum of the scaled features after it.
       double lowest = 0, highest = 0;
       for (int j = d; j >= 1; --j) {
+        // Rounded as the published program rounds, so that points on a face fall to the same side.
         scale[j - 1] = static_cast<Scalar>(1 / std::sqrt(j * (j + 1.0)) * static_cast<double>(spread));
         const auto low = static_cast<double>(features.col(j - 1).minCoeff() * scale[j - 1]);
         const auto high = static_cast<double>(features.col(j - 1).maxCoeff() * scale[j - 1]);

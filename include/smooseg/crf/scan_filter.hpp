@@ -23,8 +23,9 @@ class ScanFilter {
   static constexpr std::size_t kBlock = Permutohedral<2>::kBlock;
   static constexpr int kAxes = 3;
 
-  /// @param before, after factors of each point's values and sums; kept by address.
-  ScanFilter(const Permutohedral<2>& lattice, const float* before, const float* after)
+  /// @param before, after factors of each point's values and sums; the second is kept by address.
+  /// @param stride channels of a row, padded.
+  ScanFilter(const Permutohedral<2>& lattice, const float* before, const float* after, std::size_t stride)
       : points_(lattice.points()), vertices_(lattice.vertices()), after_(after) {
     plan(lattice);
     list_givers(lattice, before);
@@ -41,13 +42,9 @@ class ScanFilter {
         to[v] = {slot(at.before), slot(at.after)};
       }
     }
-  }
-
-  /// Gets the buffers ready for rows of `stride` channels.
-  void prepare(std::size_t stride) {
     for (auto& buffer : buffers_) {
       buffer.reserve((ring_ + 1) * stride);
-      std::fill_n(buffer.data(), stride, 0.f);
+      std::fill_n(buffer.data(), stride, 0.f);  // row 0
     }
   }
 
