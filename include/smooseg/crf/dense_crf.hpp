@@ -8,6 +8,7 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <ostream>
@@ -96,6 +97,7 @@ class DenseCrf {
     const torch::NoGradGuard no_grad;
     check_maps(image, probabilities, kFunction, "probabilities");
     const double least = probabilities.min().item<double>();
+    TORCH_CHECK(!std::isnan(least), kFunction, ": expected probabilities, got NaN");
     TORCH_CHECK(least >= 0, kFunction, ": expected probabilities of at least 0, got ", least);
     const Tensor sums = probabilities.sum(-3, /*keepdim=*/false, torch::kFloat32);
     const double error = (sums - 1).abs().max().item<double>();

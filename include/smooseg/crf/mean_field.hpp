@@ -241,8 +241,8 @@ struct Size {
   std::size_t height, width;
 };
 
-// Pixels that lie further apart than 6 standard deviations do not reach each other in a lattice of up to 5 dimensions, so
-// that all bandwidths below this fraction of a step give the same kernel.
+// Pixels that lie further apart than 6 standard deviations do not reach each other in a lattice of up to 5 dimensions,
+// so that all bandwidths below this fraction of a step give the same kernel.
 constexpr double kLeastBandwidth = 1. / 8;
 
 /// Positions in the first two features, in standard deviations. Divided, not multiplied with the inverse, as the
@@ -339,7 +339,7 @@ class BilateralTerm {
   }
 
   Message message() {
-    return {lattice_.corners(0), lattice_.fresh(),        values_.data(),
+    return {lattice_.corners(0), lattice_.fresh(),       values_.data(),
             next_.data(),        factors_.before.data(), factors_.after.data()};
   }
 
@@ -404,8 +404,8 @@ inline void store_marginals(const float* rows, Size size, std::size_t classes, s
 ///
 ///     Q_i(l) ~ exp(-U_i(l) - sum_l' mu(l,l') sum_m w_m sum_j k_m(i,j) Q_j(l')),
 ///
-/// from Q = softmax(-U) on. As in the published program j = i is not left out. One thread; nothing random. Takes some 100
-/// bytes a pixel, and for each class 8 more for each pixel and vertex of a bilateral lattice.
+/// from Q = softmax(-U) on. As in the published program j = i is not left out. One thread; nothing random. Takes some
+/// 100 bytes a pixel, and for each class 8 more for each pixel and vertex of a bilateral lattice.
 /// @param image the picture; used by bilateral terms alone. @param height, width of the picture, at least 1.
 /// @param classes K, at least 1.
 /// @param energies U, (K,H,W), finite: -log(p) of probabilities p.
@@ -443,8 +443,20 @@ inline void mean_field(const MeanFieldOptions& options, const Rgb& image, std::s
         options.compatibility;
   }
 
-  Update update{messages.data(), messages.size(), scans.data(), scans.size(), progress.data(), points, stride, classes,
-                unaries.data(), rows.data(), row.data(), is_potts ? nullptr : compatibility.data(), true, false};
+  Update update{messages.data(),
+                messages.size(),
+                scans.data(),
+                scans.size(),
+                progress.data(),
+                points,
+                stride,
+                classes,
+                unaries.data(),
+                rows.data(),
+                row.data(),
+                is_potts ? nullptr : compatibility.data(),
+                true,
+                false};
   for (std::int64_t i = 0; i <= options.iterations; ++i) {
     for (std::size_t t = 0; t < bilaterals.size(); ++t) {
       if (i > 0) bilaterals[t].blur();

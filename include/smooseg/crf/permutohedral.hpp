@@ -152,8 +152,8 @@ SMOOSEG_INLINE void blur_row(const Neighbours& at, std::size_t vertex, std::size
   }
 }
 
-/// A step along a chain of vertices that are neighbours along an axis: a vertex, and 1/2 where the next step goes to its
-/// neighbour, 0 where another chain begins.
+/// A step along a chain of vertices that are neighbours along an axis: a vertex, and 1/2 where the next step goes to
+/// its neighbour, 0 where another chain begins.
 struct Link {
   std::uint32_t vertex;
   float half;
@@ -276,8 +276,12 @@ class VertexTable {
   }
 
   /// Number of vertices, with vertex 0.
-  std::size_t size() const { return keys_.size(); }
-  const Key& key(std::size_t vertex) const { return keys_[vertex]; }
+  std::size_t size() const {
+    return keys_.size();
+  }
+  const Key& key(std::size_t vertex) const {
+    return keys_[vertex];
+  }
 
  private:
   /// Part of the key's hash, which tells most keys apart, and its vertex.
@@ -285,7 +289,9 @@ class VertexTable {
     std::uint32_t tag = 0, vertex = 0;
   };
 
-  static std::uint32_t tag_of(std::uint64_t hash) { return static_cast<std::uint32_t>(hash); }
+  static std::uint32_t tag_of(std::uint64_t hash) {
+    return static_cast<std::uint32_t>(hash);
+  }
 
   /// Where the key is, or would be.
   std::size_t slot_of(const Key& key, std::uint64_t hash) const {
@@ -376,7 +382,8 @@ struct EmbedKernel {
 template <int d, int width>
 struct SplatKernel {
   template <Isa isa, class Scalar>
-  SMOOSEG_INLINE static void run(const Corner<Scalar>* corners, std::size_t points, const Scalar* rows, Scalar* values) {
+  SMOOSEG_INLINE static void run(const Corner<Scalar>* corners, std::size_t points, const Scalar* rows,
+                                 Scalar* values) {
     for (std::size_t i = 0; i < points; ++i) {
       Row<Scalar, isa, width> row;
       row.load(rows + i * width);
@@ -407,8 +414,8 @@ struct SliceKernel {
 ///     out_i = sum_j exp(-|f_i - f_j|^2 / 2) in_j,
 ///
 /// approximately and in O(n d^2): each point gives its value to the d + 1 vertices of the simplex around it, the values
-/// at vertices are blurred along the lattice's d + 1 axes, and each point takes the interpolated sum. Only vertices near
-/// points exist. Built once, the lattice serves any number of filterings.
+/// at vertices are blurred along the lattice's d + 1 axes, and each point takes the interpolated sum. Only vertices
+/// near points exist. Built once, the lattice serves any number of filterings.
 ///
 /// The kernel is that of the lattice: not quite isotropic, of compact support and, since vertices without points pass
 /// nothing on, lower where points are sparse.
@@ -591,10 +598,10 @@ class Permutohedral {
       }
     }
 
-    Scalar scale[d];             // of each feature
-    std::int32_t first[d + 1];   // of each coordinate; [0] is not used: coordinates sum to 0
+    Scalar scale[d];            // of each feature
+    std::int32_t first[d + 1];  // of each coordinate; [0] is not used: coordinates sum to 0
     std::uint64_t count[d + 1];
-    double range;                // all keys are below it
+    double range;  // all keys are below it
   };
 
   template <class Key>

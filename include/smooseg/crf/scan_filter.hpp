@@ -72,8 +72,8 @@ class ScanFilter {
   const float* after() const { return after_; }
 
  private:
-  // Points that give to a vertex come in groups, filled up with weights of 0: with one group for most vertices, branches
-  // are foreseen.
+  // Points that give to a vertex come in groups, filled up with weights of 0: with one group for most vertices,
+  // branches are foreseen.
   static constexpr std::size_t kGroup = 4;
 
   /// A point that gives to a vertex, and how much of its row.
@@ -84,8 +84,8 @@ class ScanFilter {
 
   std::size_t blocks() const { return (points_ + kBlock - 1) / kBlock; }
 
-  /// Gathers what each vertex gets rather than scatter what each point gives, which would have to wait for the sum of the
-  /// point before.
+  /// Gathers what each vertex gets rather than scatter what each point gives, which would have to wait for the sum of
+  /// the point before.
   template <Isa isa, int width>
   SMOOSEG_INLINE void splat(std::size_t& done, std::size_t until, const float* rows, std::size_t stride,
                             float* to) const {
@@ -188,8 +188,8 @@ class ScanFilter {
   }
 
   std::size_t points_, vertices_, ring_ = 1;
-  std::vector<Progress> steps_;             // by block of points
-  std::vector<std::size_t> first_group_;    // of givers, by vertex, from 0 on; and the end
+  std::vector<Progress> steps_;           // by block of points
+  std::vector<std::size_t> first_group_;  // of givers, by vertex, from 0 on; and the end
   AlignedBuffer<Giver> givers_;
   AlignedBuffer<Corner<float>> corners_;
   AlignedBuffer<Neighbours> neighbours_;
