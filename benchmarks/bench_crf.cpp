@@ -117,8 +117,9 @@ std::vector<float> energies_of(int64_t size, int64_t classes) {
 }
 
 Permutohedral<5>::Features features_of(const Picture& picture) {
-  return detail::bilateral_features(PairwiseTerm::bilateral(67, 3, 4), {picture.pixels.data(), 3 * picture.width},
-                                    {static_cast<size_t>(picture.height), static_cast<size_t>(picture.width)});
+  return smooseg::crf::detail::bilateral_features(
+      PairwiseTerm::bilateral(67, 3, 4), {picture.pixels.data(), 3 * picture.width},
+      {static_cast<size_t>(picture.height), static_cast<size_t>(picture.width)});
 }
 
 /// Bytes a second of copying 64 MiB, both directions counted; the best of some runs.
