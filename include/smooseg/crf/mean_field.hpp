@@ -79,7 +79,7 @@ namespace detail {
 /// A bilateral term as the loop over pixels sees it.
 struct Message {
   const Corner<float>* corners;
-  const std::size_t* fresh;  // the lattice's fresh_begin(0), ...
+  const std::size_t* fresh;  // of the lattice
   const float* values;       // blurred, at vertices
   float* next;               // where the new marginals are splatted
   const float* before;       // a factor of each pixel's marginals

@@ -527,11 +527,11 @@ class Permutohedral {
   /// The simplex around a point and those of the points after it, kCorners each.
   const detail::Corner<Scalar>* corners(std::size_t point) const { return corners_.data() + point * kCorners; }
 
-  /// Points in a block; see `fresh_begin`.
+  /// Points in a block; see `fresh`.
   static constexpr std::size_t kBlock = detail::Simplices<d, Scalar>::kPoints;
 
-  /// Vertices are numbered in the order in which points touch them. Those that no block of points before this one
-  /// touches begin here, and end where those of the next block begin.
+  /// Vertices are numbered in the order in which points touch them. For each block of points the first vertex that no
+  /// block before touches; those of a block end where the next one's begin.
   const std::size_t* fresh() const { return fresh_.data(); }
 
   /// Of each vertex, by its number, along one of the d + 1 axes.

@@ -30,7 +30,7 @@ class AlignedBuffer {
     capacity_ = 0;
     // Large arrays ask for large pages: to touch the memory for the first time costs as much as a pass over it else.
     const std::size_t bytes = size * sizeof(T), alignment = bytes < kHugePage ? kCacheLine : kHugePage;
-    data_.reset(static_cast<T*>(::operator new(bytes, std::align_val_t{alignment})));
+    data_.reset(static_cast<T*>(::operator new (bytes, std::align_val_t{alignment})));
     data_.get_deleter().alignment = alignment;
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     if (alignment == kHugePage) ::madvise(data_.get(), bytes, MADV_HUGEPAGE);
@@ -38,17 +38,25 @@ class AlignedBuffer {
     capacity_ = size;
   }
 
-  T* data() { return data_.get(); }
-  const T* data() const { return data_.get(); }
-  T& operator[](std::size_t i) { return data_.get()[i]; }
-  const T& operator[](std::size_t i) const { return data_.get()[i]; }
+  T* data() {
+    return data_.get();
+  }
+  const T* data() const {
+    return data_.get();
+  }
+  T& operator[](std::size_t i) {
+    return data_.get()[i];
+  }
+  const T& operator[](std::size_t i) const {
+    return data_.get()[i];
+  }
 
  private:
   static constexpr std::size_t kCacheLine = 64, kHugePage = std::size_t{2} << 20;
 
   struct Delete {
     std::size_t alignment = kCacheLine;
-    void operator()(T* data) const { ::operator delete(data, std::align_val_t{alignment}); }
+    void operator()(T* data) const { ::operator delete (data, std::align_val_t{alignment}); }
   };
   std::unique_ptr<T, Delete> data_;
   std::size_t capacity_ = 0;
