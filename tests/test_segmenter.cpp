@@ -54,12 +54,15 @@ TEST_CASE("codes are upsampled as LibTorch does, then compared with the teacher"
   CHECK(code.sizes() == torch::IntArrayRef{2, 5, 6, 8});
   CHECK(code.equal(segmenter->projector(segmenter->backbone->features(images)).code.detach()));
 
-  namespace F = torch::nn::functional;
-  auto to = F::InterpolateFuncOptions().size(std::vector<int64_t>{24, 32}).mode(torch::kBilinear);
-  const Tensor expected =
-      functional::prototype_logits(segmenter->predictor->teacher, F::interpolate(code, to.align_corners(false)));
+  const auto upsampled = [&](int64_t height, int64_t width) {
+    return functional::prototype_logits(segmenter->predictor->teacher,
+                                        at::upsample_bilinear2d(code, {height, width}, /*align_corners=*/false));
+  };
+  const Tensor expected = upsampled(24, 32);
   CHECK(relative_error(segmenter->logits(images), expected) < 1e-5);
   CHECK_FALSE(segmenter->logits(images).requires_grad());
+  CHECK(relative_error(segmenter->logits(images, 700, 900), upsampled(700, 900)) < 1e-5);  // in strips
+  CHECK_ERROR(segmenter->logits(images, 0, 900), "logits: expected a size of at least 1 x 1, got 0 x 900");
   CHECK(segmenter->labels(images).eq(expected.argmax(1)).to(torch::kFloat64).mean().item<double>() > 0.999);
 }
 

@@ -15,6 +15,7 @@
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/closeness.hpp"
 #include "smooseg/detail/check.hpp"
+#include "smooseg/detail/tiles.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/predictor.hpp"
 #include "smooseg/projector.hpp"
@@ -55,24 +56,6 @@ struct AxisSamples {
     return at::lerp(map.index_select(dim, lower), map.index_select(dim, upper), weight.to(map.dtype()).view(sizes));
   }
 };
-
-/// A stretch of an axis cut into tiles: where a tile starts, and which of its cells are kept.
-struct TileSpan {
-  int64_t start, keep_begin, keep_end;  // keep_* count from the axis' origin
-};
-
-/// Tiles of `size` cells over `length` cells, neighbours sharing at least `overlap`; each overlap is cut in the middle.
-inline std::vector<TileSpan> tile_spans(int64_t length, int64_t size, int64_t overlap) {
-  if (length <= size) return {{0, 0, length}};
-  std::vector<TileSpan> spans;
-  for (int64_t start = 0;; start += size - overlap) {
-    start = std::min(start, length - size);
-    const int64_t kept_until = spans.empty() ? 0 : (spans.back().start + size + start) / 2;
-    if (!spans.empty()) spans.back().keep_end = kept_until;
-    spans.push_back({start, kept_until, length});
-    if (start == length - size) return spans;
-  }
-}
 
 }  // namespace detail
 
@@ -122,11 +105,20 @@ class SegmenterImpl : public torch::nn::Module {
 
   /// Similarities of the upsampled code to the teacher's prototypes, what the CRF's probabilities are made of.
   /// @param images as `code`. @return (B,K,H,W), cosines in [-1,1].
-  Tensor logits(const Tensor& images) {
+  Tensor logits(const Tensor& images) { return logits(images, images.size(-2), images.size(-1)); }
+
+  /// The same at another size than the pictures'. Works in strips, so that a large output takes little more memory than
+  /// its similarities.
+  Tensor logits(const Tensor& images, int64_t out_height, int64_t out_width) {
+    check_size(out_height, out_width, "smooseg::Segmenter::logits");
     const torch::NoGradGuard no_grad;
-    const int64_t height = images.size(-2), width = images.size(-1);
-    const Tensor z = upsample(code(images), height, width, height, width, 0, height);
-    return functional::prototype_logits(predictor->teacher, z);
+    const Tensor z = code(images);
+    const Tensor result =
+        torch::empty({z.size(0), predictor->options.num_classes(), out_height, out_width}, z.options());
+    for_each_strip(z, images, out_height, out_width, [&](const Tensor& strip, int64_t y, int64_t rows) {
+      result.narrow(2, y, rows).copy_(functional::prototype_logits(predictor->teacher, strip));
+    });
+    return result;
   }
 
   /// The most similar class of each pixel. @param images as `code`. @return (B,H,W) int64.
@@ -135,8 +127,7 @@ class SegmenterImpl : public torch::nn::Module {
   /// The same at another size than the pictures'. Works in strips, so that a large output takes little more memory than
   /// its labels.
   Tensor labels(const Tensor& images, int64_t out_height, int64_t out_width) {
-    TORCH_CHECK(out_height >= 1 && out_width >= 1,
-                "smooseg::Segmenter::labels: expected a size of at least 1 x 1, got ", out_height, " x ", out_width);
+    check_size(out_height, out_width, "smooseg::Segmenter::labels");
     const torch::NoGradGuard no_grad;
     const Tensor z = code(images);
     // The arg max over classes is that of p_k . z, which is linear in z: upsampling K similarities instead of D
@@ -144,12 +135,9 @@ class SegmenterImpl : public torch::nn::Module {
     const Tensor unit = CosineCloseness{}.embed(predictor->teacher.t().unsqueeze(0)).transpose(1, 2);
     const Tensor dots = unit.matmul(z.flatten(2)).view({z.size(0), -1, z.size(2), z.size(3)});
     const Tensor result = torch::empty({z.size(0), out_height, out_width}, z.options().dtype(torch::kInt64));
-    const int64_t rows = std::max<int64_t>(1, kStripElements / (z.size(0) * dots.size(1) * out_width));
-    for (int64_t y = 0; y < out_height; y += rows) {
-      const int64_t end = std::min(y + rows, out_height);
-      const Tensor strip = upsample(dots, images.size(2), images.size(3), out_height, out_width, y, end);
-      result.narrow(1, y, end - y).copy_(strip.argmax(1));
-    }
+    for_each_strip(dots, images, out_height, out_width, [&](const Tensor& strip, int64_t y, int64_t rows) {
+      result.narrow(1, y, rows).copy_(strip.argmax(1));
+    });
     return result;
   }
 
@@ -160,6 +148,23 @@ class SegmenterImpl : public torch::nn::Module {
 
  private:
   static constexpr int64_t kStripElements = int64_t{1} << 23;
+
+  static void check_size(int64_t out_height, int64_t out_width, const char* function) {
+    TORCH_CHECK(out_height >= 1 && out_width >= 1, function, ": expected a size of at least 1 x 1, got ", out_height,
+                " x ", out_width);
+  }
+
+  /// Upsamples a map (B,C,h,w) of the pictures' patches and calls f(strip, y, rows) for the rows from y on, strip by
+  /// strip.
+  template <class F>
+  void for_each_strip(const Tensor& map, const Tensor& images, int64_t out_height, int64_t out_width,
+                      const F& f) const {
+    const int64_t rows = std::max<int64_t>(1, kStripElements / (map.size(0) * map.size(1) * out_width));
+    for (int64_t y = 0; y < out_height; y += rows) {
+      const int64_t end = std::min(y + rows, out_height);
+      f(upsample(map, images.size(2), images.size(3), out_height, out_width, y, end), y, end - y);
+    }
+  }
 
   /// @param images H and W multiples of the patch.
   Tensor tiled_code(const Tensor& images) {

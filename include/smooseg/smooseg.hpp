@@ -6,6 +6,7 @@
 #include "smooseg/backbone/texture.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
 #include "smooseg/baselines/kmeans.hpp"
+#include "smooseg/crf/dense_crf.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/loss.hpp"
 #include "smooseg/metrics/confusion.hpp"

@@ -185,6 +185,85 @@ TEST_CASE("train, evaluate and segment", "[program]") {
   for (int64_t c = 0; c < 3; ++c) CHECK(color[5][7][c].item<uint8_t>() == expected.at(static_cast<std::size_t>(c)));
 }
 
+TEST_CASE("the dense CRF in evaluate and segment", "[program][crf]") {
+  const TempDir dir;
+  const std::string model = model_file().string();
+  const auto evaluate = [&](const std::string& out, const std::vector<std::string>& more) {
+    check_runs(std::vector<std::string>{"evaluate", "--model", model, "--data", scenes().string(), "--out",
+                                        (dir.path / out).string(), "--resolution", "64", "--panels", "1"} +
+               more);
+    return nlohmann::json::parse(text_of(dir.path / out / "scores.json"));
+  };
+  const auto plain = evaluate("plain", {}), with = evaluate("with", {"--crf", "--threads", "2"});
+  CHECK(plain.at("crf") == false);
+  CHECK(with.at("crf").at("crf-bilateral-sxy") == 67);
+  CHECK(with.at("iou") != plain.at("iou"));
+  const auto panel = [&](const char* out) { return read_image(first_file(dir.path / out / "panels")); };
+  CHECK_FALSE(panel("with").equal(panel("plain")));
+  // Each option is read: another value, other scores. No iteration and no kernel are no CRF.
+  const auto iou = [&](const std::vector<std::string>& more) {
+    return evaluate("more", std::vector<std::string>{"--crf"} + more).at("iou");
+  };
+  CHECK(iou({"--threads", "1"}) == with.at("iou"));
+  CHECK(iou({"--crf-iterations", "0"}) == plain.at("iou"));
+  CHECK(iou({"--crf-gaussian-weight", "0", "--crf-bilateral-weight", "0"}) == plain.at("iou"));
+  for (const auto& [option, value] : std::map<std::string, std::string>{{"--crf-scale", "20"},
+                                                                        {"--crf-iterations", "1"},
+                                                                        {"--crf-gaussian-sxy", "3"},
+                                                                        {"--crf-gaussian-weight", "0.1"},
+                                                                        {"--crf-bilateral-sxy", "5"},
+                                                                        {"--crf-bilateral-srgb", "30"},
+                                                                        {"--crf-bilateral-weight", "0.1"},
+                                                                        {"--crf-normalization", "none"},
+                                                                        {"--crf-tile", "40"}}) {
+    INFO(option);
+    auto arguments = std::vector<std::string>{option, value};
+    if (option == "--crf-tile") arguments = arguments + std::vector<std::string>{"--crf-overlap", "4"};
+    CHECK(iou(arguments) != with.at("iou"));
+  }
+  CHECK(iou({"--crf-tile", "40", "--crf-overlap", "4"}) != iou({"--crf-tile", "40", "--crf-overlap", "19"}));
+
+  write_text(dir.path / "crf.toml", "[evaluate]\ncrf = true\ncrf-iterations = 3\n[segment]\ncrf = true\n");
+  const auto from_file = evaluate("file", {"--config", (dir.path / "crf.toml").string()});
+  CHECK(from_file.at("crf").at("crf-iterations") == 3);
+  CHECK(from_file.at("crf").size() == 10);
+
+  // Pictures of several sizes, at a time and one by one.
+  write_png(dir.path / "odd.png", torch::randint(256, {37, 101, 3}, torch::kUInt8));
+  const auto segment = [&](const std::string& out, const std::vector<std::string>& more) {
+    check_runs(std::vector<std::string>{"segment", "--model", model, (dir.path / "odd.png").string(),
+                                        (scenes() / "images" / "test").string(), "--out", (dir.path / out).string()} +
+               more);
+    CHECK(std::distance(fs::directory_iterator(dir.path / out), fs::directory_iterator()) == 3 * 4);
+    std::string all;
+    for (const auto& entry :
+         std::map<fs::path, int>{{"odd_index.png", 0}, {"0000_index.png", 0}, {"0002_index.png", 0}})
+      all += text_of(dir.path / out / entry.first);
+    return all;
+  };
+  const std::string one = segment("one", {"--crf", "--threads", "1"});
+  CHECK(segment("three", {"--crf", "--threads", "3"}) == one);
+  CHECK(segment("config", {"--config", (dir.path / "crf.toml").string()}) == one);
+  CHECK(segment("none", {}) != one);
+  CHECK(read_label(dir.path / "one" / "odd_index.png").sizes() == torch::IntArrayRef{37, 101});
+
+  const auto refused = [&](const std::vector<std::string>& more, const std::string& error, int status) {
+    check_fails(std::vector<std::string>{"evaluate", "--model", model, "--data", scenes().string(), "--out",
+                                         (dir.path / "refused").string(), "--crf"} +
+                    more,
+                error, status);
+    check_fails(std::vector<std::string>{"segment", "--model", model, (dir.path / "odd.png").string(), "--out",
+                                         (dir.path / "refused").string(), "--crf"} +
+                    more,
+                error, status);
+  };
+  refused({"--crf-bilateral-sxy", "0"}, "--crf-bilateral-sxy", 2);
+  refused({"--crf-iterations", "-1"}, "--crf-iterations", 2);
+  refused({"--crf-normalization", "some"}, "--crf-normalization", 2);
+  refused({"--crf-tile", "100", "--crf-overlap", "50"},
+          "expected a tile of more than twice the overlap, got 100 and 50", 1);
+}
+
 TEST_CASE("a seed decides the weights", "[program]") {
   const TempDir dir;
   check_runs(train_arguments(dir.path / "a"));

@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "commands/commands.hpp"
+#include "commands/crf.hpp"
 #include "commands/model.hpp"
 #include "commands/runtime.hpp"
 #include "commands/score.hpp"
@@ -32,6 +33,7 @@ struct EvaluateSettings {
   int64_t panels = 16;
   bool flip = false;
   bool kmeans = false;
+  CrfSettings crf;
 };
 
 void add_options(CLI::App& app, EvaluateSettings& s) {
@@ -51,6 +53,7 @@ void add_options(CLI::App& app, EvaluateSettings& s) {
       ->capture_default_str();
   app.add_flag("--flip", s.flip, "average the codes of each picture and its mirror image");
   app.add_flag("--kmeans", s.kmeans, "also score k-means on the same features, learnt from the training split");
+  add_options(app, s.crf);
   add_options(app, s.runtime);
 }
 
@@ -138,7 +141,7 @@ void draw_panels(SegmenterImpl& segmenter, const Dataset& dataset, const metrics
   options.limit = options.limit > 0 ? std::min(options.limit, count) : count;
   const auto& colors = dataset.classes->colors;
   for_each_batch(dataset, device, options, [&](int64_t first, const LabelledBatch& batch) {
-    const Tensor predictions = named(segmenter.labels(batch.images), scores);
+    const Tensor predictions = named(labels_of(segmenter, batch, options), scores);
     const Tensor labels = batch.labels.to(torch::kCPU);
     for (int64_t i = 0; i < predictions.size(0); ++i) {
       std::string name = dataset.samples[static_cast<std::size_t>(first + i)].name;
@@ -164,6 +167,7 @@ void evaluate(const EvaluateSettings& s, const Console& console) {
   options.resolution = s.resolution;
   options.limit = s.limit;
   options.threads = thread_count(s.runtime);
+  options.crf = s.crf;
   const auto confusion = score(*loaded.model.segmenter, dataset, device, options);
   const metrics::Scores ours = confusion.scores();
   std::optional<metrics::Scores> kmeans;
@@ -178,6 +182,7 @@ void evaluate(const EvaluateSettings& s, const Console& console) {
   json["split"] = s.split;
   json["resolution"] = s.resolution;
   json["flip"] = s.flip;
+  json["crf"] = to_json(s.crf);
   json["images"] = s.limit > 0 ? std::min<std::size_t>(static_cast<std::size_t>(s.limit), dataset.samples.size())
                                : dataset.samples.size();
   json["class_names"] = dataset.classes->names;

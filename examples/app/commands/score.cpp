@@ -28,11 +28,18 @@ void for_each_batch(const Dataset& dataset, torch::Device device, const ScoreOpt
   }
 }
 
+Tensor labels_of(SegmenterImpl& segmenter, const LabelledBatch& batch, const ScoreOptions& options) {
+  if (!options.crf.use) return segmenter.labels(batch.images);
+  const Tensor energies =
+      crf_energies(segmenter, options.crf, batch.images, batch.images.size(2), batch.images.size(3));
+  return make_crf(options.crf, options.threads).labels_from_energies(batch.pixels, energies).to(batch.labels.device());
+}
+
 metrics::ConfusionMatrix score(SegmenterImpl& segmenter, const Dataset& dataset, torch::Device device,
                                const ScoreOptions& options) {
   metrics::ConfusionMatrix confusion(segmenter.predictor->options.num_classes(), dataset.classes->size());
   for_each_batch(dataset, device, options, [&](int64_t, const LabelledBatch& batch) {
-    confusion.update(segmenter.labels(batch.images), batch.labels);
+    confusion.update(labels_of(segmenter, batch, options), batch.labels);
   });
   return confusion;
 }

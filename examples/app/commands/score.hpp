@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 
+#include "commands/crf.hpp"
 #include "data/dataset.hpp"
 #include "smooseg/metrics/confusion.hpp"
 #include "smooseg/segmenter.hpp"
@@ -17,7 +18,8 @@ struct ScoreOptions {
   int64_t resolution = 320;  ///< shorter side, and side of the centre crop
   int64_t batch = 8;         ///< pictures at a time
   int64_t limit = 0;         ///< pictures in all; 0: every one
-  int threads = 1;           ///< for decoding
+  int threads = 1;           ///< for decoding and the CRF
+  CrfSettings crf;           ///< applied to what the model says, if `use`
 };
 
 /// Some pictures of a data set as the model sees them.
@@ -30,6 +32,9 @@ struct LabelledBatch {
 /// Calls f for all pictures of a labelled data set, batch by batch; memory does not grow with their number.
 void for_each_batch(const Dataset& dataset, torch::Device device, const ScoreOptions& options,
                     const std::function<void(int64_t first, const LabelledBatch&)>& f);
+
+/// A model's labels of some pictures, (B,R,R) int64. The model is in evaluation mode.
+Tensor labels_of(SegmenterImpl& segmenter, const LabelledBatch& batch, const ScoreOptions& options);
 
 /// Counts a model's labels of a labelled data set. The model is in evaluation mode.
 metrics::ConfusionMatrix score(SegmenterImpl& segmenter, const Dataset& dataset, torch::Device device,

@@ -8,10 +8,12 @@
 #include <stdexcept>
 
 #include "commands/commands.hpp"
+#include "commands/crf.hpp"
 #include "commands/model.hpp"
 #include "commands/runtime.hpp"
 #include "data/dataset.hpp"
 #include "data/image_file.hpp"
+#include "data/loader.hpp"
 #include "data/transforms.hpp"
 #include "report/pictures.hpp"
 
@@ -31,6 +33,7 @@ struct SegmentSettings {
   int64_t tile = 512;
   bool flip = false;
   double alpha = 0.5;
+  CrfSettings crf;
 };
 
 void add_options(CLI::App& app, SegmentSettings& s) {
@@ -52,6 +55,7 @@ void add_options(CLI::App& app, SegmentSettings& s) {
   app.add_option("--alpha", s.alpha, "how strongly the overlay is coloured, 0 to 1")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
+  add_options(app, s.crf);
   add_options(app, s.runtime);
 }
 
@@ -119,35 +123,82 @@ std::map<std::string, fs::path> list_pictures(const std::vector<std::string>& ar
   return pictures;
 }
 
+/// A picture on its way to its labels.
+struct Work {
+  std::string name;
+  fs::path path;
+  Tensor picture;   // (H,W,3)
+  Tensor energies;  // (K,H,W), with a CRF
+  Tensor labels;    // (H,W)
+};
+
+Work look_at(const std::string& name, const fs::path& path, SegmenterImpl& segmenter, const SegmentSettings& s,
+             torch::Device device) {
+  Work work{name, path, read_image(path), {}, {}};
+  const int64_t height = work.picture.size(0), width = work.picture.size(1), patch = segmenter.backbone->patch_size();
+  if (std::min(height, width) < patch) {
+    throw std::runtime_error(path.string() + ": expected a picture of at least " + std::to_string(patch) + " x " +
+                             std::to_string(patch) + " pixels, found " + std::to_string(width) + " x " +
+                             std::to_string(height));
+  }
+  const Tensor seen = s.resolution > 0 ? resize_shorter(work.picture, s.resolution) : work.picture;
+  const Tensor image = normalize(seen).unsqueeze(0).to(device);
+  if (s.crf.use) {
+    work.energies = crf_energies(segmenter, s.crf, image, height, width)[0];
+  } else {
+    work.labels = segmenter.labels(image, height, width)[0].to(torch::kCPU);
+  }
+  return work;
+}
+
+/// The CRF for some pictures at a time, one a thread; the threads that are left share the tiles of each.
+void apply_crf(std::vector<Work>& group, const CrfSettings& settings, int threads) {
+  const auto count = static_cast<int64_t>(group.size());
+  const crf::DenseCrf crf = make_crf(settings, std::max<int64_t>(1, threads / count));
+  parallel_for(count, threads, [&](int64_t i) {
+    Work& work = group[static_cast<std::size_t>(i)];
+    work.labels = crf.labels_from_energies(work.picture, work.energies);
+    work.energies = Tensor();
+  });
+}
+
 void segment(const SegmentSettings& s, const Console& console) {
+  // Pictures that are held at a time for the CRF measure this much in all, or there is one.
+  constexpr int64_t kPixelsAtATime = int64_t{1} << 23;
   const torch::Device device = start(s.runtime);
+  const int threads = thread_count(s.runtime);
   LoadedModel loaded = load_model(s.model, device, SegmenterOptions().flip(s.flip).tile(s.tile));
   auto& segmenter = *loaded.model.segmenter;
-  const int64_t clusters = loaded.model.settings.classes, patch = segmenter.backbone->patch_size();
+  const int64_t clusters = loaded.model.settings.classes;
   const Legend legend = s.scores.empty() ? clusters_legend(clusters) : classes_legend(s.scores, clusters);
   const auto pictures = list_pictures(s.images);
+  if (s.crf.use) make_crf(s.crf, threads);  // so that wrong settings are noticed before any work
   std::error_code ignored;
   fs::create_directories(s.out, ignored);
   if (!fs::is_directory(s.out)) throw std::runtime_error("--out: cannot create the folder " + s.out);
 
   const Tensor index_of_cluster = torch::tensor(legend.index_of_cluster, torch::kInt64);
-  for (const auto& [name, path] : pictures) {
-    const Tensor picture = read_image(path);
-    const int64_t height = picture.size(0), width = picture.size(1);
-    if (std::min(height, width) < patch) {
-      throw std::runtime_error(path.string() + ": expected a picture of at least " + std::to_string(patch) + " x " +
-                               std::to_string(patch) + " pixels, found " + std::to_string(width) + " x " +
-                               std::to_string(height));
+  std::vector<Work> group;
+  int64_t pixels = 0;
+  const auto finish_group = [&] {
+    if (s.crf.use && !group.empty()) apply_crf(group, s.crf, threads);
+    for (const Work& work : group) {
+      const Tensor indices = index_of_cluster.index({work.labels});
+      const auto output = [&](const char* kind) { return fs::path(s.out) / (work.name + "_" + kind + ".png"); };
+      write_png(output("index"), indices.to(torch::kUInt8));
+      write_png(output("color"), colorize(indices, legend.colors));
+      write_png(output("overlay"), overlay(work.picture, indices, legend.colors, s.alpha));
+      console.out << work.path.string() << " -> " << output("overlay").string() << std::endl;
     }
-    const Tensor seen = s.resolution > 0 ? resize_shorter(picture, s.resolution) : picture;
-    const Tensor labels = segmenter.labels(normalize(seen).unsqueeze(0).to(device), height, width)[0];
-    const Tensor indices = index_of_cluster.index({labels.to(torch::kCPU)});
-    const auto output = [&](const char* kind) { return fs::path(s.out) / (name + "_" + kind + ".png"); };
-    write_png(output("index"), indices.to(torch::kUInt8));
-    write_png(output("color"), colorize(indices, legend.colors));
-    write_png(output("overlay"), overlay(picture, indices, legend.colors, s.alpha));
-    console.out << path.string() << " -> " << output("overlay").string() << std::endl;
+    group.clear();
+    pixels = 0;
+  };
+  for (const auto& [name, path] : pictures) {
+    group.push_back(look_at(name, path, segmenter, s, device));
+    pixels += group.back().picture.size(0) * group.back().picture.size(1);
+    if (!s.crf.use || static_cast<int>(group.size()) == threads || pixels >= kPixelsAtATime) finish_group();
   }
+  finish_group();
 }
 
 }  // namespace

@@ -1,10 +1,6 @@
 #include "data/loader.hpp"
 
 #include <algorithm>
-#include <atomic>
-#include <exception>
-#include <mutex>
-#include <thread>
 #include <utility>
 
 #include "data/image_file.hpp"
@@ -18,32 +14,6 @@ namespace {
 constexpr int64_t kChunk = 16;
 
 }  // namespace
-
-void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& f) {
-  std::atomic<int64_t> next{0};
-  std::mutex mutex;
-  int64_t failed = count;
-  std::exception_ptr error;
-  const auto work = [&] {
-    for (int64_t i = next++; i < count; i = next++) {
-      try {
-        f(i);
-      } catch (...) {
-        const std::lock_guard<std::mutex> lock(mutex);
-        if (i < failed) {
-          failed = i;
-          error = std::current_exception();
-        }
-        next = count;
-      }
-    }
-  };
-  std::vector<std::thread> workers;
-  for (int64_t t = 1; t < std::min<int64_t>(threads, count); ++t) workers.emplace_back(work);
-  work();
-  for (auto& worker : workers) worker.join();
-  if (error) std::rethrow_exception(error);
-}
 
 Tensor Crops::image(int64_t index) const {
   const int64_t crops = five_ ? 5 : 1;

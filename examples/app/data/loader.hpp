@@ -5,18 +5,16 @@
 #include <torch/types.h>
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "data/dataset.hpp"
 #include "smooseg/backbone/backbone.hpp"
+#include "smooseg/detail/parallel.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::app {
 
-/// Calls f(0), ..., f(count - 1) on up to `threads` threads. If calls throw, one of the errors is thrown here once all
-/// threads have stopped: that of the lowest number that failed.
-void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& f);
+using smooseg::detail::parallel_for;
 
 /// Every training crop of a data set: each picture's shorter side resized to `resolution` (nearest) and its centre
 /// cropped to a square, or that of each of its five crops.

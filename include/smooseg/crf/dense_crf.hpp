@@ -1,0 +1,266 @@
+#pragma once
+
+// The dense CRF for tensors: checks, batches, tiles and threads around `mean_field`.
+
+#include <ATen/Functions.h>
+#include <c10/util/Exception.h>
+#include <torch/arg.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <ostream>
+#include <utility>
+#include <vector>
+
+#include "smooseg/crf/mean_field.hpp"
+#include "smooseg/detail/check.hpp"
+#include "smooseg/detail/parallel.hpp"
+#include "smooseg/detail/tiles.hpp"
+#include "smooseg/detail/torch_compat.hpp"
+
+namespace smooseg::crf {
+
+/// Options for `DenseCrf`. The defaults are the paper's.
+struct DenseCrfOptions {
+  /// Updates of the marginals. Default: 10
+  TORCH_ARG(int64_t, iterations) = 10;
+
+  /// The kernels of the pairwise potential, any number of them. Default: a Gaussian of sxy 1 and weight 3, and a
+  /// bilateral one of sxy 67, srgb 3 and weight 4.
+  TORCH_ARG(std::vector<PairwiseTerm>, terms) = MeanFieldOptions().terms;
+
+  /// How each kernel is normalised. Default: symmetrically.
+  TORCH_ARG(Normalization, normalization) = Normalization::kSymmetric;
+
+  /// mu, (K,K), floating: what class l (row) pays beside class l' (column). Default, undefined: Potts, 0 for l = l',
+  /// else 1.
+  TORCH_ARG(Tensor, compatibility);
+
+  /// Probabilities below count as this one, lest a class be impossible. Default: 1e-5
+  TORCH_ARG(double, min_probability) = 1e-5;
+
+  /// Longest side in pixels of the tiles into which larger pictures are cut. Default: 1024
+  TORCH_ARG(int64_t, tile) = 1024;
+
+  /// Pixels that neighbouring tiles share, at least; cut in the middle. Default: 128
+  TORCH_ARG(int64_t, overlap) = 128;
+
+  /// Pictures and tiles that are worked on at a time, each by a thread. Default: 1
+  TORCH_ARG(int64_t, threads) = 1;
+};
+
+/// The fully connected CRF of Kraehenbuehl and Koltun (2011) with Gaussian edge potentials, which moves the borders of
+/// a segmentation to those of the picture:
+///
+///     crf::DenseCrf crf(crf::DenseCrfOptions().iterations(10));
+///     Tensor q = crf(image, probabilities);
+///
+/// Takes one picture, (H,W,3) with maps (K,H,W), or a batch, (B,H,W,3) with (B,K,H,W). It computes in float32 on the
+/// CPU: maps on another device are copied there, and the result back to theirs. There is no gradient. Results do not
+/// depend on the number of threads, each of which holds one tile at a time.
+class DenseCrf {
+ public:
+  /// @throws c10::Error for a probability, tile, overlap or number of threads out of range, std::invalid_argument for
+  ///   other options (see `mean_field`).
+  explicit DenseCrf(const DenseCrfOptions& options = {}) : options(options) {
+    TORCH_CHECK(options.min_probability() > 0 && options.min_probability() < 1, kName,
+                ": expected min_probability between 0 and 1, got ", options.min_probability());
+    TORCH_CHECK(options.overlap() >= 0 && options.tile() > 2 * options.overlap(), kName,
+                ": expected a tile of more than twice the overlap, got ", options.tile(), " and ", options.overlap());
+    TORCH_CHECK(options.threads() >= 1, kName, ": expected at least 1 thread, got ", options.threads());
+    settings_.iterations = options.iterations();
+    settings_.terms = options.terms();
+    settings_.normalization = options.normalization();
+    int64_t classes = 1;
+    if (options.compatibility().defined()) {
+      const Tensor& given = options.compatibility();
+      TORCH_CHECK(given.dim() == 2 && given.size(0) == given.size(1) && given.numel() > 0, kName,
+                  ": expected a compatibility of shape (K,K), got ", smooseg::detail::shape_of(given));
+      classes = given.size(0);
+      // Transposed, because Eigen goes by columns.
+      const Tensor mu = given.detach().to(torch::kCPU, torch::kFloat32).t().contiguous();
+      settings_.compatibility = Eigen::Map<const Eigen::MatrixXf>(mu.data_ptr<float>(), classes, classes);
+    }
+    detail::check(settings_, static_cast<std::size_t>(classes));
+  }
+
+  /// Marginals of the classes.
+  /// @param image (H,W,3) or (B,H,W,3) uint8, RGB.
+  /// @param probabilities (K,H,W) or (B,K,H,W), floating: not negative, each pixel's sum 1.
+  /// @return of the probabilities' shape, dtype and device; each pixel's sum is 1.
+  /// @throws c10::Error for other shapes, dtypes and values.
+  Tensor operator()(const Tensor& image, const Tensor& probabilities) const {
+    constexpr auto kFunction = "smooseg::crf::DenseCrf";
+    const torch::NoGradGuard no_grad;
+    check_maps(image, probabilities, kFunction, "probabilities");
+    const double least = probabilities.min().item<double>();
+    TORCH_CHECK(!std::isnan(least), kFunction, ": expected probabilities, got NaN");
+    TORCH_CHECK(least >= 0, kFunction, ": expected probabilities of at least 0, got ", least);
+    const Tensor sums = probabilities.sum(-3, /*keepdim=*/false, torch::kFloat32);
+    const double error = (sums - 1).abs().max().item<double>();
+    const double tolerance = probabilities.element_size() < 4 ? 2e-2 : 1e-3;
+    TORCH_CHECK(error <= tolerance, kFunction, ": expected probabilities whose sum over the classes is 1, got a sum ",
+                error, " away from it");
+    const Tensor energies = probabilities.to(torch::kFloat32).clamp_min(options.min_probability()).log_().neg_();
+    return infer(image, energies).to(probabilities.options());
+  }
+
+  /// The same from energies.
+  /// @param energies (K,H,W) or (B,K,H,W), floating, finite: -log(p), give or take a constant for each pixel.
+  /// @return marginals, of the energies' shape, dtype and device.
+  /// @throws c10::Error for other shapes, dtypes and values.
+  Tensor from_energies(const Tensor& image, const Tensor& energies) const {
+    const torch::NoGradGuard no_grad;
+    check_energies(image, energies, "smooseg::crf::DenseCrf::from_energies");
+    return infer(image, energies).to(energies.options());
+  }
+
+  /// The most probable class of each pixel, from energies as `from_energies` takes them. Takes no memory for all
+  /// marginals, those of a tile excepted.
+  /// @return (H,W) or (B,H,W) int64, on the energies' device.
+  /// @throws c10::Error for other shapes, dtypes and values.
+  Tensor labels_from_energies(const Tensor& image, const Tensor& energies) const {
+    const torch::NoGradGuard no_grad;
+    check_energies(image, energies, "smooseg::crf::DenseCrf::labels_from_energies");
+    const Batch batch(image, energies);
+    const Tensor labels = torch::empty({batch.maps.size(0), batch.maps.size(2), batch.maps.size(3)}, torch::kInt64);
+    for_each_tile(batch, [&](const Tile& tile) {
+      const std::size_t plane = tile.size.height * tile.size.width, width = tile.size.width;
+      std::vector<float> marginals(static_cast<std::size_t>(batch.maps.size(1)) * plane);
+      infer(batch, tile, {marginals.data(), static_cast<std::ptrdiff_t>(plane), static_cast<std::ptrdiff_t>(width)});
+      int64_t* const to = labels.data_ptr<int64_t>() + tile.picture * labels.stride(0);
+      for (int64_t y = tile.rows.keep_begin; y < tile.rows.keep_end; ++y) {
+        for (int64_t x = tile.columns.keep_begin; x < tile.columns.keep_end; ++x) {
+          const auto at =
+              static_cast<std::size_t>(y - tile.rows.start) * width + static_cast<std::size_t>(x - tile.columns.start);
+          std::size_t best = at;
+          for (std::size_t k = at; k < marginals.size(); k += plane) {
+            if (marginals[k] > marginals[best]) best = k;
+          }
+          to[y * labels.stride(1) + x] = static_cast<int64_t>(best / plane);
+        }
+      }
+    });
+    return (energies.dim() == 3 ? labels[0] : labels).to(energies.device());
+  }
+
+  void pretty_print(std::ostream& stream) const {
+    stream << "smooseg::crf::DenseCrf(iterations=" << options.iterations();
+    for (const PairwiseTerm& term : options.terms()) {
+      stream << (term.srgb ? ", bilateral(sxy=" : ", gaussian(sxy=") << term.sxy;
+      if (term.srgb) stream << ", srgb=" << *term.srgb;
+      stream << ", weight=" << term.weight << ")";
+    }
+    stream << ")";
+  }
+
+  DenseCrfOptions options;
+
+ private:
+  static constexpr auto kName = "smooseg::crf::DenseCrf";
+
+  /// Pictures and maps on the CPU, with a batch dimension, as the core reads them.
+  struct Batch {
+    Batch(const Tensor& image, const Tensor& energies)
+        : images(image.to(torch::kCPU).reshape({-1, image.size(-3), image.size(-2), 3}).contiguous()),
+          maps(energies.detach()
+                   .to(torch::kCPU, torch::kFloat32)
+                   .reshape({-1, energies.size(-3), energies.size(-2), energies.size(-1)})
+                   .contiguous()) {}
+    Tensor images;  // (B,H,W,3)
+    Tensor maps;    // (B,K,H,W)
+  };
+
+  struct Tile {
+    int64_t picture;
+    smooseg::detail::TileSpan rows, columns;
+    detail::Size size;
+  };
+
+  void check_maps(const Tensor& image, const Tensor& maps, const char* function, const char* argument) const {
+    using smooseg::detail::shape_of;
+    smooseg::detail::check_defined(image, function, "image");
+    smooseg::detail::check_floating(maps, function, argument);
+    TORCH_CHECK(image.scalar_type() == torch::kUInt8 && (image.dim() == 3 || image.dim() == 4) && image.size(-1) == 3 &&
+                    image.numel() > 0,
+                function, ": expected an image of shape (H,W,3) or (B,H,W,3), uint8, got ", shape_of(image), ", ",
+                image.scalar_type());
+    TORCH_CHECK(maps.dim() == image.dim() && maps.numel() > 0 && maps.size(-2) == image.size(-3) &&
+                    maps.size(-1) == image.size(-2) && (maps.dim() == 3 || maps.size(0) == image.size(0)),
+                function, ": expected ", argument, " of shape (K,H,W), or (B,K,H,W) for a batch, of the image's size ",
+                shape_of(image), ", got ", shape_of(maps));
+    const int64_t classes = settings_.compatibility.rows();
+    TORCH_CHECK(classes == 0 || maps.size(-3) == classes, function, ": expected ", argument, " of ", classes,
+                " classes, as the compatibility has, got ", shape_of(maps));
+  }
+
+  void check_energies(const Tensor& image, const Tensor& energies, const char* function) const {
+    check_maps(image, energies, function, "energies");
+    TORCH_CHECK(at::isfinite(energies).all().item<bool>(), function, ": expected finite energies, got NaN or infinity");
+  }
+
+  /// Calls f(tile) for all tiles of all pictures, on the threads.
+  template <class F>
+  void for_each_tile(const Batch& batch, const F& f) const {
+    const int64_t height = batch.maps.size(2), width = batch.maps.size(3);
+    std::vector<Tile> tiles;
+    for (int64_t b = 0; b < batch.maps.size(0); ++b) {
+      for (const auto& r : smooseg::detail::tile_spans(height, options.tile(), options.overlap())) {
+        for (const auto& c : smooseg::detail::tile_spans(width, options.tile(), options.overlap())) {
+          tiles.push_back({b,
+                           r,
+                           c,
+                           {static_cast<std::size_t>(std::min(height, options.tile())),
+                            static_cast<std::size_t>(std::min(width, options.tile()))}});
+        }
+      }
+    }
+    smooseg::detail::parallel_for(static_cast<int64_t>(tiles.size()), options.threads(),
+                                  [&](int64_t i) { f(tiles[static_cast<std::size_t>(i)]); });
+  }
+
+  /// The marginals of one tile.
+  void infer(const Batch& batch, const Tile& tile, const Planes<float>& marginals) const {
+    const Tensor& maps = batch.maps;
+    const int64_t width = maps.size(3), first = tile.rows.start * width + tile.columns.start;
+    const std::uint8_t* const image = batch.images.data_ptr<std::uint8_t>() + tile.picture * batch.images.stride(0);
+    const float* const energies = maps.data_ptr<float>() + tile.picture * maps.stride(0);
+    mean_field(settings_, {image + 3 * first, 3 * width}, tile.size.height, tile.size.width,
+               static_cast<std::size_t>(maps.size(1)), {energies + first, maps.stride(1), width}, marginals);
+  }
+
+  /// The marginals of all pictures, of the energies' shape.
+  Tensor infer(const Tensor& image, const Tensor& energies) const {
+    const Batch batch(image, energies);
+    const Tensor result = torch::empty(batch.maps.sizes(), torch::kFloat32);
+    const auto height = static_cast<std::size_t>(result.size(2)), width = static_cast<std::size_t>(result.size(3));
+    const auto row = static_cast<std::ptrdiff_t>(width);
+    for_each_tile(batch, [&](const Tile& tile) {
+      float* const to = result.data_ptr<float>() + tile.picture * result.stride(0);
+      if (tile.size.height == height && tile.size.width == width) {
+        return infer(batch, tile, {to, result.stride(1), row});
+      }
+      const std::size_t plane = tile.size.height * tile.size.width;
+      std::vector<float> marginals(static_cast<std::size_t>(result.size(1)) * plane);
+      const Planes<float> from{marginals.data(), static_cast<std::ptrdiff_t>(plane),
+                               static_cast<std::ptrdiff_t>(tile.size.width)};
+      infer(batch, tile, from);
+      for (int64_t k = 0; k < result.size(1); ++k) {
+        for (int64_t y = tile.rows.keep_begin; y < tile.rows.keep_end; ++y) {
+          const float* const line =
+              from.at(static_cast<std::size_t>(k), static_cast<std::size_t>(y - tile.rows.start)) - tile.columns.start;
+          std::copy(line + tile.columns.keep_begin, line + tile.columns.keep_end,
+                    to + k * result.stride(1) + y * row + tile.columns.keep_begin);
+        }
+      }
+    });
+    return result.view(energies.sizes());
+  }
+
+  MeanFieldOptions settings_;
+};
+
+}  // namespace smooseg::crf
