@@ -428,7 +428,7 @@ TEST_CASE("65536 patches, more pairs than fit an int32", "[smoothness]") {
   const Tensor a = at::softmax(torch::randn({1, 3, 256, 256}), 1);
   SmoothnessLoss loss;
   const auto gradient = [&](torch::ScalarType dtype) {
-    const Tensor leaf = a.to(dtype).requires_grad_();
+    const Tensor leaf = a.detach().to(dtype, /*non_blocking=*/false, /*copy=*/true).requires_grad_();
     const Tensor value = loss(x.to(dtype), leaf, pairing).total();
     value.backward();
     return std::array<Tensor, 2>{value.detach(), leaf.grad()};
