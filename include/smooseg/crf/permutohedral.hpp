@@ -5,7 +5,6 @@
 
 #include <Eigen/Core>
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -100,7 +99,7 @@ using Row = Registers<Scalar, kRowLanes<Scalar, isa, width>, width / kRowLanes<S
 
 /// Channels of a row of values, padded to what kernels are compiled for: 4, 8, 16 or a multiple of 32.
 inline std::size_t padded_channels(std::size_t channels) {
-  for (const std::size_t width : {4, 8, 16}) {
+  for (const std::size_t width : {std::size_t{4}, std::size_t{8}, std::size_t{16}}) {
     if (channels <= width) return width;
   }
   return (channels + 31) / 32 * 32;
@@ -607,7 +606,7 @@ class Permutohedral {
   template <class Key>
   void build(const Eigen::Ref<const Features>& features, const Numbering& numbering) {
     // What one more in a coordinate adds to a key.
-    std::array<Key, d + 1> unit{};
+    Key unit[d + 1] = {};
     Key next = std::uint64_t{1} << Numbering::kRemainderBits;
     for (int j = 1; j <= d; ++j) {
       unit[j] = next;
@@ -620,8 +619,8 @@ class Permutohedral {
   }
 
   template <class Key>
-  void find_corners(const Eigen::Ref<const Features>& features, const Numbering& numbering,
-                    const std::array<Key, d + 1>& unit, detail::VertexTable<Key>& table) {
+  void find_corners(const Eigen::Ref<const Features>& features, const Numbering& numbering, const Key (&unit)[d + 1],
+                    detail::VertexTable<Key>& table) {
     corners_.reserve(points_ * kCorners);
     fresh_.reserve((points_ + kBlock - 1) / kBlock + 1);
     Scalar block[d][kBlock] = {};
@@ -644,22 +643,24 @@ class Permutohedral {
           step[rank] = unit[j];
           if (j > 0) key = key + unit[j] * static_cast<std::uint64_t>(simplices.cell[j][i] - numbering.first[j]);
         }
+        detail::Corner<Scalar>* const at = corner + i * kCorners;
         // Section 3.1: towards the vertex of remainder k, the coordinates of the k lowest ranks step down a cell.
         for (int k = 0; k <= d; ++k) {
           if (k > 0) key = key + Key(1) - step[d + 1 - k];
           keys[i][k] = key;
           table.prefetch(key);
-          corner[i * kCorners + k].weight = k == 0 ? 1 + rest[d] - rest[0] : rest[d - k] - rest[d + 1 - k];
+          at[k].weight = k == 0 ? 1 + rest[d] - rest[0] : rest[d - k] - rest[d + 1 - k];
         }
       }
       for (std::size_t i = 0; i < size; ++i) {
+        detail::Corner<Scalar>* const at = corner + i * kCorners;
         for (int k = 0; k <= d; ++k) {
           // Neighbouring pixels often share vertices.
           if (last_vertex[k] == 0 || !(keys[i][k] == last[k])) {
             last[k] = keys[i][k];
             last_vertex[k] = table.find_or_add(last[k]);
           }
-          corner[i * kCorners + k].vertex = last_vertex[k];
+          at[k].vertex = last_vertex[k];
         }
       }
     }
@@ -667,7 +668,7 @@ class Permutohedral {
   }
 
   template <class Key>
-  void find_neighbours(const std::array<Key, d + 1>& unit, const detail::VertexTable<Key>& table) {
+  void find_neighbours(const Key (&unit)[d + 1], const detail::VertexTable<Key>& table) {
     neighbours_.resize((d + 1) * (vertices_ + 1));
     Key all = 0;
     for (const Key& u : unit) all = all + u;
@@ -681,7 +682,7 @@ class Permutohedral {
           // One more in all coordinates but this one, which goes d down.
           const Key& key = table.key(begin + i);
           const bool carries = (detail::low_bits(key) & kRemainder) == d;
-          next[i] = (carries ? key + all - Key(d) : key + Key(1)) - unit[static_cast<std::size_t>(axis)];
+          next[i] = (carries ? key + all - Key(d) : key + Key(1)) - unit[axis];
           table.prefetch(next[i]);
         }
         for (std::size_t i = 0; i < size; ++i) {
