@@ -246,7 +246,11 @@ TEST_CASE("soft assignments", "[predictor]") {
   CHECK(relative_error(gradient(ours), gradient(textbook)) < 1e-13);
   CHECK(functional::soft_assignments(logits.to(torch::kBFloat16)).scalar_type() == torch::kFloat32);
   // Far apart: nothing overflows.
-  CHECK(functional::soft_assignments(logits * 1e6, 0.01).sum(1).allclose(torch::ones({2, 3, 5}, kDouble)));
+  for (const auto dtype : {torch::kFloat32, torch::kFloat64}) {
+    const Tensor far = functional::soft_assignments((logits * 1e6).to(dtype).repeat({1, 1, 2, 4}), 0.01);
+    CHECK(far.equal(far.round()));
+    CHECK(far.sum(1).eq(1).all().item<bool>());
+  }
   CHECK_ERROR(functional::soft_assignments(logits, 0),
               "smooseg::functional::soft_assignments: expected temperature > 0");
   CHECK_ERROR(functional::soft_assignments(logits[0][0]), "expected logits of shape (B,K,...)");

@@ -58,7 +58,7 @@ constexpr float kLeastExponent = -60;
 template <int lanes>
 SMOOSEG_INLINE void exponential(Wide<float, lanes>& x) {
 #if defined(__GNUC__)
-  using Ints = Wide<std::int32_t, lanes>;
+  using Bits = Wide<std::uint32_t, lanes>;  // unsigned: what is far below wraps around, before it is replaced by 0
   // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
   constexpr float kRound = 12582912, kInverseLn2 = 1.44269504088896f;
   constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // n times the first is exact
@@ -71,7 +71,7 @@ SMOOSEG_INLINE void exponential(Wide<float, lanes>& x) {
   p = p * r + 1 / 6.f;
   p = p * r + 0.5f;
   p = p * (r * r) + r + 1;
-  Ints exponent, bits;
+  Bits exponent, bits;
   std::memcpy(&exponent, &shifted, sizeof(exponent));
   std::memcpy(&bits, &p, sizeof(bits));
   bits += exponent << 23;
