@@ -16,7 +16,6 @@
 #include <torch/types.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <ostream>
@@ -24,39 +23,10 @@
 #include <vector>
 
 #include "smooseg/backbone/backbone.hpp"
+#include "smooseg/detail/attention.hpp"
 #include "smooseg/detail/check.hpp"
+#include "smooseg/detail/linear.hpp"
 #include "smooseg/detail/torch_compat.hpp"
-
-namespace smooseg::detail {
-
-/// softmax(q k^T / sqrt(d)) v, for a few images' and queries' scores at a time, so that they stay in cache and memory
-/// grows with N instead of N^2.
-/// @param q, k, v (B,heads,N,d), of any strides.
-/// @param max_scores how many scores may exist at a time.
-/// @return (B,heads,N,d).
-inline Tensor blocked_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t max_scores = 1 << 20) {
-  const int64_t heads = q.size(1), queries = q.size(2), keys = k.size(2);
-  const int64_t rows = std::max<int64_t>(1, max_scores / (heads * keys));
-  const double scale = 1 / std::sqrt(static_cast<double>(q.size(3)));
-  std::vector<Tensor> images, blocks;
-  for (int64_t image = 0; image < q.size(0); ++image) {
-    blocks.clear();
-    for (int64_t first = 0; first < queries; first += rows) {
-      const Tensor block = q[image].slice(1, first, first + rows) * scale;
-      blocks.push_back(at::bmm(at::bmm(block, k[image].transpose(1, 2)).softmax(-1), v[image]));
-    }
-    images.push_back(at::cat(blocks, 1));
-  }
-  return at::stack(images);
-}
-
-/// softmax(q k^T / sqrt(d)) v by the best means that this LibTorch has; no (B,heads,N,N) tensor.
-inline Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v) {
-  const Tensor fused = fused_attention(q, k, v);
-  return fused.defined() ? fused : blocked_attention(q, k, v);
-}
-
-}  // namespace smooseg::detail
 
 namespace smooseg::backbone {
 
@@ -137,10 +107,8 @@ class SelfAttentionImpl : public torch::nn::Module {
         proj_(register_module("proj", torch::nn::Linear(embed_dim_, embed_dim_))) {}
 
   /// (B,N,C) -> (B,N,C).
-  Tensor forward(const Tensor& x) {
-    const Tensor qkv = split_heads(qkv_(x));
-    const auto part = [&](int64_t i) { return qkv.narrow(1, i * heads_, heads_); };
-    return proj_(detail::attention(part(0), part(1), part(2)).transpose(1, 2).flatten(2));
+  Tensor forward(const Tensor& x) const {
+    return detail::linear(proj_, detail::attention(detail::linear(qkv_, x), heads_));
   }
 
   /// The keys, heads side by side: (B,N,C) -> (B,N,C).
@@ -157,7 +125,7 @@ class SelfAttentionImpl : public torch::nn::Module {
   /// Part 0, 1 or 2 (queries, keys or values) of the projection alone: (B,N,C) -> (B,N,C).
   Tensor project(const Tensor& x, int64_t part) const {
     const int64_t first = part * embed_dim_;
-    return at::linear(x, qkv_->weight.narrow(0, first, embed_dim_), qkv_->bias.narrow(0, first, embed_dim_));
+    return detail::linear(x, qkv_->weight.narrow(0, first, embed_dim_), qkv_->bias.narrow(0, first, embed_dim_));
   }
 
   /// (B,N,n d) -> (B,n,N,d), a view; d is the size of a head.
@@ -182,11 +150,11 @@ class FeedForwardImpl : public torch::nn::Module {
   }
 
   /// (B,N,C) -> (B,N,C).
-  Tensor forward(const Tensor& x) {
-    const Tensor hidden = in_(x);
-    if (!swiglu_) return out_(at::gelu(hidden));
+  Tensor forward(const Tensor& x) const {
+    Tensor hidden = detail::linear(in_, x);
+    if (!swiglu_) return detail::linear(out_, hidden.requires_grad() ? at::gelu(hidden) : at::gelu_(hidden));
     const std::vector<Tensor> halves = hidden.chunk(2, -1);
-    return out_(at::silu(halves[0]) * halves[1]);
+    return detail::linear(out_, at::silu(halves[0]) * halves[1]);
   }
 
  private:
@@ -293,9 +261,12 @@ class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
   Tensor features(const Tensor& images) override {
     check(images, "VisionTransformer::features");
     const bool keys = options.features() == FeatureKind::kKeys;
-    const Tensor all = keys ? blocks_.back()->keys(before_last_block(images)) : all_tokens(images);
     const int64_t p = options.patch_size();
-    return all.slice(1, first_patch())
+    return in_groups(images,
+                     [&](const Tensor& group) {
+                       const Tensor x = before_last_block(group);
+                       return (keys ? blocks_.back()->keys(x) : norm_(blocks_.back()(x))).slice(1, first_patch());
+                     })
         .transpose(1, 2)
         .reshape({images.size(0), options.embed_dim(), images.size(2) / p, images.size(3) / p});
   }
@@ -305,7 +276,7 @@ class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
   /// @return (B, 1 + register_tokens + H/p W/p, C).
   Tensor tokens(const Tensor& images) {
     check(images, "VisionTransformer::tokens");
-    return all_tokens(images);
+    return in_groups(images, [&](const Tensor& group) { return norm_(blocks_.back()(before_last_block(group))); });
   }
 
   /// How much the class token attends to each patch, in the last block. What it attends to itself and to registers is
@@ -314,7 +285,9 @@ class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
   /// @return (B,heads,H/p W/p), patches row by row.
   Tensor attention(const Tensor& images) {
     check(images, "VisionTransformer::attention");
-    return blocks_.back()->first_attention(before_last_block(images)).slice(2, first_patch());
+    return in_groups(images, [&](const Tensor& group) {
+      return blocks_.back()->first_attention(before_last_block(group)).slice(2, first_patch());
+    });
   }
 
   int64_t patch_size() const override { return options.patch_size(); }
@@ -361,7 +334,16 @@ class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
   /// Index of the first patch among the tokens.
   int64_t first_patch() const { return 1 + options.register_tokens(); }
 
-  Tensor all_tokens(const Tensor& images) { return norm_(blocks_.back()(before_last_block(images))); }
+  /// f of a few images at a time, whose tokens stay in cache from layer to layer; on a GPU, of all.
+  template <class F>
+  Tensor in_groups(const Tensor& images, const F& f) const {
+    constexpr int64_t kTokens = 2048;
+    const int64_t p = options.patch_size(), tokens = first_patch() + images.size(2) / p * (images.size(3) / p);
+    if (!images.device().is_cpu() || images.size(0) * tokens <= kTokens) return f(images);
+    std::vector<Tensor> groups;
+    for (const Tensor& group : images.split(std::max<int64_t>(1, kTokens / tokens))) groups.push_back(f(group));
+    return at::cat(groups);
+  }
 
   /// What enters the last block: (B,N,C).
   Tensor before_last_block(const Tensor& images) {

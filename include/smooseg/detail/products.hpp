@@ -30,16 +30,28 @@ struct RowProduct {
   template <Isa isa, class T>
   SMOOSEG_INLINE static void run(int64_t m, int64_t reduced, int64_t n, Rows<const T> left, Rows<const T> right,
                                  const T* scale, Rows<T> out) {
-    constexpr int64_t kVector = kLanes<T, isa>, kTile = tile_vectors(isa) * kVector;
+    constexpr int64_t kVector = kLanes<T, isa>;
     using W = Wide<T, kVector>;
-    int64_t j = 0;
-    for (; j + kTile <= n; j += kTile) panel<W, tile_vectors(isa)>(m, reduced, j, left, right, scale, out);
-    for (; j + kVector <= n; j += kVector) panel<W, 1>(m, reduced, j, left, right, scale, out);
+    int64_t j = panels<W, tile_vectors(isa)>(0, m, reduced, n, left, right, scale, out);
     if (j < n && n >= kVector) return panel<W, 1>(m, reduced, n - kVector, left, right, scale, out);  // some anew
     for (; j < n; ++j) panel<T, 1>(m, reduced, j, left, right, scale, out);
   }
 
  private:
+  /// All columns from j on that whole vectors hold, many vectors at a time as long as there are as many; the first
+  /// column that is left.
+  template <class W, int64_t vectors, class T>
+  SMOOSEG_INLINE static int64_t panels(int64_t j, int64_t m, int64_t reduced, int64_t n, Rows<const T> left,
+                                       Rows<const T> right, const T* scale, Rows<T> out) {
+    constexpr int64_t kColumns = vectors * static_cast<int64_t>(sizeof(W) / sizeof(T));
+    for (; j + kColumns <= n; j += kColumns) panel<W, vectors>(m, reduced, j, left, right, scale, out);
+    if constexpr (vectors == 1) {
+      return j;
+    } else {
+      return panels<W, vectors * 2 / 3>(j, m, reduced, n, left, right, scale, out);
+    }
+  }
+
   /// Columns j and on, `vectors` of them; in blocks of the reduced dimension that stay in cache.
   template <class W, int64_t vectors, class T>
   SMOOSEG_INLINE static void panel(int64_t m_count, int64_t reduced, int64_t j, Rows<const T> left, Rows<const T> right,

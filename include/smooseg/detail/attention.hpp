@@ -1,0 +1,198 @@
+#pragma once
+
+// Self-attention, softmax(q k^T / sqrt(d)) v, that never holds all N x N scores.
+
+#include <ATen/Functions.h>
+#include <ATen/Parallel.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "smooseg/detail/aligned_buffer.hpp"
+#include "smooseg/detail/kernels.hpp"
+#include "smooseg/detail/products.hpp"
+#include "smooseg/detail/simd.hpp"
+#include "smooseg/detail/simd_math.hpp"
+#include "smooseg/detail/torch_compat.hpp"
+
+namespace smooseg::detail {
+
+/// Attention of some queries of one head to all tokens. A few queries' scores at a time stay in cache, between keys and
+/// values that are packed for the two products.
+struct AttentionKernel {
+  /// Queries whose scores exist at a time.
+  static constexpr int64_t kQueries = 32;
+
+  /// Numbers of type T that `run` needs to work with.
+  static int64_t room(int64_t tokens, int64_t d) { return 2 * (tokens + kPadding) * d + kQueries * (tokens + d + 1); }
+
+  /// @param q (queries,d). @param k, v (tokens,d). @param out (queries,d).
+  template <Isa isa, class T, class In>
+  SMOOSEG_INLINE static void run(int64_t queries, int64_t tokens, int64_t d, Rows<const In> q, Rows<const In> k,
+                                 Rows<const In> v, Rows<In> out, T* room) {
+    const Rows<T> keys{room, tokens + kPadding}, values{keys[d], d}, some{values[tokens + kPadding], d};
+    const Rows<T> scores{some[kQueries], tokens};
+    T* const sums = scores[kQueries];
+    transpose<T>(tokens, d, k, keys);
+    copy(tokens, d, v, values, T{1});
+    const T scale = 1 / std::sqrt(static_cast<T>(d));
+    for (int64_t i = 0; i < queries; i += kQueries) {
+      const int64_t count = std::min(kQueries, queries - i);
+      copy(count, d, q.at(i, 0), some, scale);
+      RowProduct::run<isa, T>(count, d, tokens, constant(some), constant(keys), nullptr, scores);
+      for (int64_t m = 0; m < count; ++m) sums[m] = exponentials<isa, T>(tokens, scores[m]);
+      RowProduct::run<isa, T>(count, tokens, d, constant(scores), constant(values), nullptr, some);
+      for (int64_t m = 0; m < count; ++m) {
+        const T factor = 1 / sums[m];
+        for (int64_t c = 0; c < d; ++c) out[i + m][c] = static_cast<In>(some[m][c] * factor);
+      }
+    }
+  }
+
+ private:
+  // Rows of a power of two bytes would compete for the same places of the cache.
+  static constexpr int64_t kPadding = 16;
+
+  template <class T>
+  SMOOSEG_INLINE static Rows<const T> constant(const Rows<T>& rows) {
+    return {rows.data, rows.stride};
+  }
+
+  template <class T, class In>
+  SMOOSEG_INLINE static void copy(int64_t rows, int64_t d, Rows<const In> from, Rows<T> to, T factor) {
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t c = 0; c < d; ++c) to[i][c] = static_cast<T>(from[i][c]) * factor;
+    }
+  }
+
+  template <class T, class In>
+  SMOOSEG_INLINE static void transpose(int64_t rows, int64_t d, Rows<const In> from, Rows<T> to) {
+    constexpr int64_t kBlock = 16;  // whole lines of the cache are written
+    for (int64_t i = 0; i < rows; i += kBlock) {
+      const int64_t count = std::min(kBlock, rows - i);
+      for (int64_t c = 0; c < d; ++c) {
+        for (int64_t j = 0; j < count; ++j) to[c][i + j] = static_cast<T>(from[i + j][c]);
+      }
+    }
+  }
+
+  /// x = exp(x - max x); their sum.
+  template <Isa isa, class T>
+  SMOOSEG_INLINE static T exponentials(int64_t n, T* x) {
+    constexpr int kVector = kLanes<T, isa>;
+    using W = Wide<T, kVector>;
+    const int64_t whole = n - n % kVector;
+    T largest = x[0];
+    if (whole > 0) {
+      W wide;
+      load(wide, x);
+      for (int64_t i = kVector; i < whole; i += kVector) {
+        W value;
+        load(value, x + i);
+        raise<T, kVector>(wide, value);
+      }
+      largest = largest_lane<T, kVector>(wide);
+    }
+    for (int64_t i = whole; i < n; ++i) largest = std::max(largest, x[i]);
+    W sums{};
+    for (int64_t i = 0; i < whole; i += kVector) {
+      W value;
+      load(value, x + i);
+      value -= largest;
+      exponential<kVector>(value);
+      sums += value;
+      store(x + i, value);
+    }
+    T sum = sum_of_lanes<T, kVector>(sums);
+    for (int64_t i = whole; i < n; ++i) {
+      Wide<T, 1> value{x[i] - largest};
+      exponential<1>(value);
+      sum += x[i] = value[0];
+    }
+    return sum;
+  }
+};
+
+/// Whether `AttentionKernel` is for these: numbers in the CPU's memory that it knows, and no gradients to record.
+inline bool has_attention_kernel(const Tensor& qkv) {
+  const bool has_dtype =
+      has_kernels(qkv) ||
+      (qkv.device().is_cpu() && (qkv.scalar_type() == torch::kBFloat16 || qkv.scalar_type() == torch::kHalf));
+  return has_dtype && !(qkv.requires_grad() && torch::GradMode::is_enabled());
+}
+
+template <class T, class In>
+void run_attention(const Tensor& qkv, int64_t heads, Tensor& out) {
+  const int64_t batch = qkv.size(0), tokens = qkv.size(1), channels = out.size(2), d = channels / heads;
+  constexpr int64_t kMostQueries = 512;  // of a task, which packs keys and values anew
+  const int64_t parts = (tokens + kMostQueries - 1) / kMostQueries, count = (tokens + parts - 1) / parts;
+  const In* const from = qkv.data_ptr<In>();
+  In* const to = out.data_ptr<In>();
+  at::parallel_for(0, batch * heads * parts, 1, [&](int64_t begin, int64_t end) {
+    AlignedBuffer<T> room(static_cast<std::size_t>(AttentionKernel::room(tokens, d)));
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task % parts * count, head = task / parts % heads, b = task / parts / heads;
+      const Rows<const In> q{from + b * tokens * 3 * channels + head * d, 3 * channels};
+      run_kernel<AttentionKernel>(machine_isa(), std::min(count, tokens - first), tokens, d, q.at(first, 0),
+                                  q.at(0, channels), q.at(0, 2 * channels),
+                                  Rows<In>{to + (b * tokens + first) * channels + head * d, channels}, room.data());
+    }
+  });
+}
+
+/// softmax(q k^T / sqrt(d)) v by LibTorch's operators, which record gradients; for a few images' and queries' scores at
+/// a time, so that memory grows with N instead of N^2.
+/// @param q, k, v (B,heads,N,d), of any strides.
+/// @param max_scores how many scores may exist at a time.
+/// @return (B,heads,N,d).
+inline Tensor blocked_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t max_scores = 1 << 20) {
+  const int64_t heads = q.size(1), queries = q.size(2), keys = k.size(2);
+  const int64_t rows = std::max<int64_t>(1, max_scores / (heads * keys));
+  const double scale = 1 / std::sqrt(static_cast<double>(q.size(3)));
+  std::vector<Tensor> images, blocks;
+  for (int64_t image = 0; image < q.size(0); ++image) {
+    blocks.clear();
+    for (int64_t first = 0; first < queries; first += rows) {
+      const Tensor block = q[image].slice(1, first, first + rows) * scale;
+      blocks.push_back(at::bmm(at::bmm(block, k[image].transpose(1, 2)).softmax(-1), v[image]));
+    }
+    images.push_back(at::cat(blocks, 1));
+  }
+  return at::stack(images);
+}
+
+/// softmax(q k^T / sqrt(d)) v for each head, by the best means at hand; gradients are recorded.
+/// @param qkv (B,N,3 heads d): the queries of all heads, then their keys, then their values.
+/// @return (B,N,heads d).
+inline Tensor attention(const Tensor& qkv, int64_t heads) {
+  const int64_t batch = qkv.size(0), tokens = qkv.size(1), channels = qkv.size(2) / 3;
+  if (has_attention_kernel(qkv)) {
+    const Tensor contiguous = qkv.contiguous();
+    Tensor out = torch::empty({batch, tokens, channels}, qkv.options());
+    switch (qkv.scalar_type()) {
+      case torch::kFloat64:
+        run_attention<double, double>(contiguous, heads, out);
+        break;
+      case torch::kFloat32:
+        run_attention<float, float>(contiguous, heads, out);
+        break;
+      case torch::kHalf:
+        run_attention<float, c10::Half>(contiguous, heads, out);
+        break;
+      default:
+        run_attention<float, c10::BFloat16>(contiguous, heads, out);
+    }
+    return out;
+  }
+  const Tensor parts = qkv.reshape({batch, tokens, 3, heads, -1}).permute({2, 0, 3, 1, 4});
+  const Tensor fused = fused_attention(parts[0], parts[1], parts[2]);
+  const Tensor out = fused.defined() ? fused : blocked_attention(parts[0], parts[1], parts[2]);
+  return out.transpose(1, 2).flatten(2);
+}
+
+}  // namespace smooseg::detail
