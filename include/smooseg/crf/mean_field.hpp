@@ -190,30 +190,61 @@ struct UpdateKernel {
     }
   }
 
+  /// Of rows whose largest number is not far from 0, since that of the unaries is 0 and messages are bounded: it need
+  /// not be subtracted, which a sum out of range disproves.
   template <Isa isa>
   SMOOSEG_INLINE static void softmax(float* rows, std::size_t count, std::size_t stride) {
     constexpr int kLanes = kRowLanes<float, isa, width>;
+    constexpr float kLeast = 1e-10f, kMost = 1e30f;
+    const Wide<float, kLanes> limit = Wide<float, kLanes>{} + 80;  // exp(80) is above kMost and still a number
     for (std::size_t i = 0; i < count; ++i) {
-      float* const at = rows + i * stride;
-      Part<isa> row;
-      Wide<float, kLanes> largest, sum{};
-      smooseg::detail::load(largest, at);
-      for (std::size_t c = 0; c < stride; c += width) {
-        row.load(at + c);
-        row.raise(largest);
+      float* const row = rows + i * stride;
+      if (is_one) {
+        Part<isa> part;
+        part.load(row);
+        part.lower(limit);
+        const float sum = exponentials<isa>(part, 0);
+        if (!(sum > kLeast && sum < kMost)) {
+          softmax_of_any<isa>(row, stride);
+          continue;
+        }
+        part.multiply(1 / sum);
+        part.store(row);
+      } else {
+        softmax_of_any<isa>(row, stride);
       }
-      const float shift = smooseg::detail::largest_lane<float, kLanes>(largest);
-      for (std::size_t c = 0; c < stride; c += width) {
-        if (!is_one) row.load(at + c);
-        row.exponentiate(shift, sum);
-        if (!is_one) row.store(at + c);
-      }
-      const float factor = 1 / smooseg::detail::sum_of_lanes<float, kLanes>(sum);
-      for (std::size_t c = 0; c < stride; c += width) {
-        if (!is_one) row.load(at + c);
-        row.multiply(factor);
-        row.store(at + c);
-      }
+    }
+  }
+
+  template <Isa isa>
+  SMOOSEG_INLINE static float exponentials(Part<isa>& part, float shift) {
+    constexpr int kLanes = kRowLanes<float, isa, width>;
+    Wide<float, kLanes> sum{};
+    part.exponentiate(shift, sum);
+    return smooseg::detail::sum_of_lanes<float, kLanes>(sum);
+  }
+
+  template <Isa isa>
+  SMOOSEG_INLINE static void softmax_of_any(float* at, std::size_t stride) {
+    constexpr int kLanes = kRowLanes<float, isa, width>;
+    Part<isa> part;
+    Wide<float, kLanes> largest;
+    smooseg::detail::load(largest, at);
+    for (std::size_t c = 0; c < stride; c += width) {
+      part.load(at + c);
+      part.raise(largest);
+    }
+    const float shift = smooseg::detail::largest_lane<float, kLanes>(largest);
+    float sum = 0;
+    for (std::size_t c = 0; c < stride; c += width) {
+      part.load(at + c);
+      sum += exponentials<isa>(part, shift);
+      part.store(at + c);
+    }
+    for (std::size_t c = 0; c < stride; c += width) {
+      part.load(at + c);
+      part.multiply(1 / sum);
+      part.store(at + c);
     }
   }
 
@@ -371,14 +402,20 @@ inline void check(const MeanFieldOptions& options, std::size_t classes) {
   require(mu.allFinite(), "a finite compatibility", "NaN or infinity");
 }
 
-/// (K,H,W) -> rows of `stride` channels, negated; the padding is impossible.
+/// (K,H,W) -> rows of `stride` channels, negated and shifted so that the largest is 0; the padding is impossible.
 inline void load_unaries(const Planes<const float>& energies, Size size, std::size_t classes, std::size_t stride,
                          float* rows) {
+  std::vector<float> least(size.width);
   for (std::size_t y = 0; y < size.height; ++y) {
     float* const to = rows + y * size.width * stride;
+    std::copy_n(energies.at(0, y), size.width, least.begin());
+    for (std::size_t k = 1; k < classes; ++k) {
+      const float* const from = energies.at(k, y);
+      for (std::size_t x = 0; x < size.width; ++x) least[x] = std::min(least[x], from[x]);
+    }
     for (std::size_t k = 0; k < classes; ++k) {
       const float* const from = energies.at(k, y);
-      for (std::size_t x = 0; x < size.width; ++x) to[x * stride + k] = -from[x];
+      for (std::size_t x = 0; x < size.width; ++x) to[x * stride + k] = least[x] - from[x];
     }
     for (std::size_t x = 0; x < size.width; ++x) {
       std::fill(to + x * stride + classes, to + (x + 1) * stride, -std::numeric_limits<float>::infinity());

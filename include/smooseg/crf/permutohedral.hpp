@@ -72,6 +72,11 @@ struct Registers {
     smooseg::detail::raise<Scalar, lanes>(largest, first);
     rest.raise(largest);
   }
+  /// Lowers the numbers to `limit` where they are larger.
+  SMOOSEG_INLINE void lower(const First& limit) {
+    smooseg::detail::lower<Scalar, lanes>(first, limit);
+    rest.lower(limit);
+  }
   /// Replaces x by exp(x - shift) and adds that to `sum`.
   SMOOSEG_INLINE void exponentiate(Scalar shift, First& sum) {
     first = first - shift;
@@ -88,6 +93,7 @@ struct Registers<Scalar, lanes, 0> {
   SMOOSEG_INLINE void multiply(Scalar) {}
   SMOOSEG_INLINE void add_product(const Registers&, Scalar) {}
   SMOOSEG_INLINE void raise(Wide<Scalar, lanes>&) const {}
+  SMOOSEG_INLINE void lower(const Wide<Scalar, lanes>&) {}
   SMOOSEG_INLINE void exponentiate(Scalar, Wide<Scalar, lanes>&) {}
 };
 

@@ -89,13 +89,18 @@ class ScanFilter {
   template <Isa isa, int width>
   SMOOSEG_INLINE void splat(std::size_t& done, std::size_t until, const float* rows, std::size_t stride,
                             float* to) const {
-    std::size_t slot = 1 + done % ring_;
-    for (; done < until; ++done) {
+    if (done >= until) return;
+    // In variables of its own: a compiler must fear that rows overwrite what lies in memory.
+    const std::size_t ring = ring_;
+    const std::size_t* const first_group = first_group_.data();
+    const Giver* g = givers_.data() + kGroup * first_group[done];
+    std::size_t slot = 1 + done % ring;
+    for (std::size_t v = done; v < until; ++v) {
+      const Giver *const begin = g, *const end = givers_.data() + kGroup * first_group[v + 1];
       for (std::size_t c = 0; c < stride; c += width) {
         Row<float, isa, width> sum, row;
         sum.clear();
-        const Giver* const end = givers_.data() + kGroup * first_group_[done + 1];
-        for (const Giver* g = givers_.data() + kGroup * first_group_[done]; g != end; g += kGroup) {
+        for (g = begin; g != end; g += kGroup) {
           for (std::size_t i = 0; i < kGroup; ++i) {
             row.load(rows + g[i].point * stride + c);
             sum.add_product(row, g[i].weight);
@@ -103,19 +108,23 @@ class ScanFilter {
         }
         sum.store(to + slot * stride + c);
       }
-      slot = slot == ring_ ? 1 : slot + 1;
+      slot = slot == ring ? 1 : slot + 1;
     }
+    done = until;
   }
 
   template <Isa isa, int width>
   SMOOSEG_INLINE void blur(int axis, std::size_t& done, std::size_t until, std::size_t stride, const float* from,
                            float* to) const {
+    if (done >= until) return;
+    const std::size_t ring = ring_;
     const Neighbours* const neighbours = neighbours_.data() + static_cast<std::size_t>(axis) * (vertices_ + 1) + 1;
-    std::size_t slot = 1 + done % ring_;
-    for (; done < until; ++done) {
-      blur_row<isa, width>(neighbours[done], slot, stride, from, to);
-      slot = slot == ring_ ? 1 : slot + 1;
+    std::size_t slot = 1 + done % ring;
+    for (std::size_t v = done; v < until; ++v) {
+      blur_row<isa, width>(neighbours[v], slot, stride, from, to);
+      slot = slot == ring ? 1 : slot + 1;
     }
+    done = until;
   }
 
   void list_givers(const Permutohedral<2>& lattice, const float* before) {

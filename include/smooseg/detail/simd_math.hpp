@@ -20,11 +20,27 @@ SMOOSEG_INLINE void raise(Wide<T, lanes>& a, const Wide<T, lanes>& b) {
 #endif
 }
 
-/// The largest lane. By halves, which a compiler turns into a few instructions.
+/// a = min(a, b), lane by lane.
+template <class T, int lanes>
+SMOOSEG_INLINE void lower(Wide<T, lanes>& a, const Wide<T, lanes>& b) {
+#if defined(__GNUC__)
+  a = b < a ? b : a;
+#else
+  for (int i = 0; i < lanes; ++i) a[i] = b[i] < a[i] ? b[i] : a[i];
+#endif
+}
+
+/// The largest lane. By halves, which a compiler turns into a few instructions; those of less than a register it would
+/// send through memory.
 template <class T, int lanes>
 SMOOSEG_INLINE T largest_lane(const Wide<T, lanes>& a) {
+  const auto larger = [](T x, T y) SMOOSEG_INLINE_LAMBDA { return x < y ? y : x; };
   if constexpr (lanes == 1) {
     return a[0];
+  } else if constexpr (lanes == 2) {
+    return larger(a[0], a[1]);
+  } else if constexpr (lanes == 4) {
+    return larger(larger(a[0], a[1]), larger(a[2], a[3]));
   } else {
     Wide<T, lanes / 2> low, high;
     std::memcpy(&low, &a, sizeof(low));
@@ -39,6 +55,10 @@ template <class T, int lanes>
 SMOOSEG_INLINE T sum_of_lanes(const Wide<T, lanes>& a) {
   if constexpr (lanes == 1) {
     return a[0];
+  } else if constexpr (lanes == 2) {
+    return a[0] + a[1];
+  } else if constexpr (lanes == 4) {
+    return (a[0] + a[2]) + (a[1] + a[3]);
   } else {
     Wide<T, lanes / 2> low, high;
     std::memcpy(&low, &a, sizeof(low));
