@@ -5,6 +5,7 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -281,25 +282,27 @@ constexpr double kLeastBandwidth = 1. / 8;
 template <int d>
 typename Permutohedral<d>::Features position_features(double bandwidth, Size size) {
   const auto sxy = static_cast<float>(std::max(bandwidth, kLeastBandwidth));
-  typename Permutohedral<d>::Features features(static_cast<Eigen::Index>(size.height * size.width), d);
-  Eigen::Index i = 0;
-  for (std::size_t y = 0; y < size.height; ++y) {
-    for (std::size_t x = 0; x < size.width; ++x, ++i) {
-      features(i, 0) = static_cast<float>(x) / sxy;
-      features(i, 1) = static_cast<float>(y) / sxy;
-    }
+  const auto width = static_cast<Eigen::Index>(size.width);
+  typename Permutohedral<d>::Features features(static_cast<Eigen::Index>(size.height) * width, d);
+  const Eigen::ArrayXf columns = Eigen::ArrayXf::LinSpaced(width, 0, static_cast<float>(size.width - 1)) / sxy;
+  for (Eigen::Index y = 0; y < static_cast<Eigen::Index>(size.height); ++y) {
+    features.col(0).segment(y * width, width) = columns;
+    features.col(1).segment(y * width, width).setConstant(static_cast<float>(y) / sxy);
   }
   return features;
 }
 
 inline Permutohedral<5>::Features bilateral_features(const PairwiseTerm& term, const Rgb& image, Size size) {
-  using Pixels = Eigen::Map<const Eigen::Array<std::uint8_t, Eigen::Dynamic, 3, Eigen::RowMajor>>;
   auto features = position_features<5>(term.sxy, size);
   const auto srgb = static_cast<float>(std::max(*term.srgb, kLeastBandwidth));
-  const auto width = static_cast<Eigen::Index>(size.width);
+  std::array<float, 256> colours;
+  for (std::size_t c = 0; c < colours.size(); ++c) colours[c] = static_cast<float>(c) / srgb;
+  Eigen::Index i = 0;
   for (std::size_t y = 0; y < size.height; ++y) {
-    const Pixels pixels(image.data + static_cast<std::ptrdiff_t>(y) * image.row, width, 3);
-    features.block(static_cast<Eigen::Index>(y) * width, 2, width, 3) = pixels.cast<float>() / srgb;
+    const std::uint8_t* pixel = image.data + static_cast<std::ptrdiff_t>(y) * image.row;
+    for (std::size_t x = 0; x < size.width; ++x, ++i, pixel += 3) {
+      for (int c = 0; c < 3; ++c) features(i, 2 + c) = colours[pixel[c]];
+    }
   }
   return features;
 }

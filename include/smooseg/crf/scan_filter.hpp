@@ -29,17 +29,20 @@ class ScanFilter {
       : points_(lattice.points()), vertices_(lattice.vertices()), after_(after) {
     plan(lattice);
     list_givers(lattice, before);
-    const auto slot = [&](std::uint32_t v) { return v == 0 ? 0 : 1 + static_cast<std::uint32_t>((v - 1) % ring_); };
+    std::vector<std::uint32_t> slot(vertices_ + 1);  // in the ring; 0 stays 0
+    for (std::size_t v = 1; v <= vertices_; ++v) {
+      slot[v] = v <= ring_ ? static_cast<std::uint32_t>(v) : slot[v - ring_];
+    }
     corners_.reserve(points_ * kAxes);
     for (std::size_t i = 0; i < points_ * kAxes; ++i) {
-      corners_[i] = {slot(lattice.corners(0)[i].vertex), lattice.corners(0)[i].weight};
+      corners_[i] = {slot[lattice.corners(0)[i].vertex], lattice.corners(0)[i].weight};
     }
     neighbours_.reserve((vertices_ + 1) * kAxes);
     for (int axis = 0; axis < kAxes; ++axis) {
       Neighbours* const to = neighbours_.data() + static_cast<std::size_t>(axis) * (vertices_ + 1);
       for (std::size_t v = 1; v <= vertices_; ++v) {
         const Neighbours at = lattice.neighbours(axis)[v];
-        to[v] = {slot(at.before), slot(at.after)};
+        to[v] = {slot[at.before], slot[at.after]};
       }
     }
     for (auto& buffer : buffers_) {
