@@ -96,11 +96,12 @@ void BM_Matmul(benchmark::State& state) {
 
 int main(int argc, char** argv) {
   return bench::run(argc, argv, [] {
-    for (const auto& [name, function] : {std::pair{"BM_VisionTransformer", BM_VisionTransformer<torch::kFloat32>},
-                                         {"BM_VisionTransformerNaive", BM_VisionTransformerNaive},
-                                         {"BM_VisionTransformerBFloat16", BM_VisionTransformer<torch::kBFloat16>}}) {
+    const auto add = [](const char* name, void (*function)(benchmark::State&)) {
       bench::add(name, function, {"b", "c"})->Args({8, 384})->Args({1, 384});
-    }
+    };
+    add("BM_VisionTransformer", BM_VisionTransformer<torch::kFloat32>);
+    add("BM_VisionTransformerNaive", BM_VisionTransformerNaive);
+    add("BM_VisionTransformerBFloat16", BM_VisionTransformer<torch::kBFloat16>);
     bench::add("BM_Matmul", BM_Matmul<torch::kFloat32>, {"n"})->Arg(2048);
     bench::add("BM_MatmulBFloat16", BM_Matmul<torch::kBFloat16>, {"n"})->Arg(2048);
   });

@@ -313,6 +313,64 @@ TEST_CASE("projector", "[projector]") {
     projector->eval();
     CHECK(relative_error(projector(o.features).code, o.code) > 1e-3);
   }
+  SECTION("values and gradients are those of its layers, in any dtype and layout") {
+    const auto generator = [] { return at::make_generator<at::CPUGeneratorImpl>(3); };
+    for (const torch::ScalarType dtype : {torch::kFloat64, torch::kFloat32}) {
+      for (const int64_t batch : {1, 2, 5}) {
+        for (const bool channels_last : {false, true}) {
+          INFO(c10::toString(dtype) << ", " << batch << " images" << (channels_last ? ", channels last" : ""));
+          projector->to(dtype);
+          projector->zero_grad();
+          Tensor ours = torch::randn({batch, 6, 3, 5}, dtype);
+          if (channels_last) ours = ours.contiguous(at::MemoryFormat::ChannelsLast);
+          Tensor theirs = ours.clone();
+          ours.requires_grad_();
+          theirs.requires_grad_();
+
+          at::Generator masks = generator();
+          const auto dropped = [&] {
+            return theirs * torch::empty({batch, 6, 1, 1}, dtype).bernoulli_(0.5, masks).div_(0.5);
+          };
+          const Tensor linear = projector->linear(dropped());
+          const Tensor expected = linear + projector->mlp->forward(dropped());
+          const Tensor weights = torch::randn_like(expected);
+          (expected * weights).sum().backward();
+          std::vector<Tensor> expected_gradients{theirs.grad()};
+          for (const Tensor& p : projector->parameters()) expected_gradients.push_back(p.grad().clone());
+
+          projector->zero_grad();
+          const Tensor code = projector(ours, generator()).code;
+          (code * weights).sum().backward();
+          const double tolerance = dtype == torch::kFloat64 ? 1e-13 : 1e-5;
+          CHECK(relative_error(code, expected) < tolerance);
+          std::vector<Tensor> gradients{ours.grad()};
+          for (const Tensor& p : projector->parameters()) gradients.push_back(p.grad());
+          for (std::size_t i = 0; i < gradients.size(); ++i) {
+            CHECK(relative_error(gradients[i], expected_gradients[i]) < tolerance);
+          }
+          CHECK(relative_error(projector(ours.detach(), generator()).code, expected) < tolerance);
+          const torch::NoGradGuard no_grad;
+          CHECK(relative_error(projector(ours, generator()).code, expected) < tolerance);
+        }
+      }
+    }
+  }
+  SECTION("a frozen layer gets no gradient, the others theirs") {
+    projector->linear->weight.set_requires_grad(false);
+    projector(x).code.sum().backward();
+    CHECK_FALSE(projector->linear->weight.grad().defined());
+    CHECK(projector->linear->bias.grad().allclose(torch::full({3}, 4. * 15)));
+  }
+  SECTION("far from 0 nothing overflows") {
+    projector->eval();
+    for (const double scale : {-1e4, 1e4}) {
+      CHECK(projector(x * scale).code.isfinite().all().item<bool>());
+    }
+  }
+  SECTION("autocast") {
+    const AutocastOnCpu autocast(true);
+    CHECK(projector(x).code.scalar_type() == torch::kBFloat16);
+  }
   SECTION("masks come from the generator that is passed") {
     const auto run = [&](uint64_t seed) { return projector(x, at::make_generator<at::CPUGeneratorImpl>(seed)).code; };
     CHECK(run(1).equal(run(1)));

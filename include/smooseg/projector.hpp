@@ -1,5 +1,6 @@
 #pragma once
 
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/arg.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/activation.h>
@@ -8,11 +9,14 @@
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <ostream>
 
 #include "smooseg/detail/check.hpp"
+#include "smooseg/detail/kernels.hpp"
+#include "smooseg/detail/projection.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg {
@@ -70,8 +74,11 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
     detail::check_map(features, kName, "features", "(B,C,h,w)", 4);
     TORCH_CHECK(features.size(1) == options.in_channels(), kName, ": expected features of ", options.in_channels(),
                 " channels, got ", detail::shape_of(features));
-    const Tensor code = linear(drop_channels(features, generator)) + mlp->forward(drop_channels(features, generator));
-    return {drop_channels(features, generator), code};
+    const detail::ChannelMasks masks{draw_mask(features, generator), draw_mask(features, generator)};
+    const Tensor code = has_projection(features)
+                            ? project(features, masks)
+                            : linear(masked(features, masks.linear)) + mlp->forward(masked(features, masks.hidden));
+    return {masked(features, draw_mask(features, generator)), code};
   }
 
   ProjectorOptions options;
@@ -79,11 +86,36 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
   torch::nn::Sequential mlp{nullptr};
 
  private:
-  Tensor drop_channels(const Tensor& x, const std::optional<at::Generator>& generator) const {
-    if (!is_training() || options.dropout() == 0) return x;
+  /// A factor for each image's channels, (B,C): 0, or what keeps the mean. Undefined where all are 1.
+  Tensor draw_mask(const Tensor& x, const std::optional<at::Generator>& generator) const {
+    if (!is_training() || options.dropout() == 0) return {};
     const double keep = 1 - options.dropout();
-    Tensor mask = torch::empty({x.size(0), x.size(1), 1, 1}, x.options().requires_grad(false));
-    return x * mask.bernoulli_(keep, detail::torch_generator(generator)).div_(keep);
+    Tensor mask = torch::empty({x.size(0), x.size(1)}, x.options().requires_grad(false));
+    return mask.bernoulli_(keep, detail::torch_generator(generator)).div_(keep);
+  }
+
+  static Tensor masked(const Tensor& x, const Tensor& mask) {
+    return mask.defined() ? x * mask.unsqueeze(2).unsqueeze(3) : x;
+  }
+
+  /// Whether `project` is for these features.
+  bool has_projection(const Tensor& features) const {
+    return detail::has_kernels(features) && linear->weight.scalar_type() == features.scalar_type() &&
+           c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutocastCPU);
+  }
+
+  Tensor project(const Tensor& features, const detail::ChannelMasks& masks) const {
+    const auto& hidden = *mlp->ptr<torch::nn::Conv2dImpl>(0);
+    const auto& out = *mlp->ptr<torch::nn::Conv2dImpl>(2);
+    const auto matrix = [](const torch::nn::Conv2dImpl& layer) { return layer.weight.flatten(1); };
+    const auto requires_grad = [](const Tensor& t) { return t.requires_grad(); };
+    const auto all = parameters();
+    const bool keeps = torch::GradMode::is_enabled() &&
+                       (features.requires_grad() || std::any_of(all.begin(), all.end(), requires_grad));
+    const Tensor code =
+        detail::Projection::apply(features.flatten(2).contiguous(), masks, matrix(*linear), linear->bias,
+                                  matrix(hidden), hidden.bias, matrix(out), out.bias, keeps);
+    return code.unflatten(2, {features.size(2), features.size(3)});
   }
 };
 TORCH_MODULE(Projector);

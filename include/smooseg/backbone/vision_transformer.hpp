@@ -108,7 +108,7 @@ class SelfAttentionImpl : public torch::nn::Module {
 
   /// (B,N,C) -> (B,N,C).
   Tensor forward(const Tensor& x) const {
-    return detail::linear(proj_, detail::attention(detail::linear(qkv_, x), heads_));
+    return detail::apply_linear(proj_, detail::attention(detail::apply_linear(qkv_, x), heads_));
   }
 
   /// The keys, heads side by side: (B,N,C) -> (B,N,C).
@@ -151,10 +151,10 @@ class FeedForwardImpl : public torch::nn::Module {
 
   /// (B,N,C) -> (B,N,C).
   Tensor forward(const Tensor& x) const {
-    Tensor hidden = detail::linear(in_, x);
-    if (!swiglu_) return detail::linear(out_, hidden.requires_grad() ? at::gelu(hidden) : at::gelu_(hidden));
+    Tensor hidden = detail::apply_linear(in_, x);
+    if (!swiglu_) return detail::apply_linear(out_, hidden.requires_grad() ? at::gelu(hidden) : at::gelu_(hidden));
     const std::vector<Tensor> halves = hidden.chunk(2, -1);
-    return detail::linear(out_, at::silu(halves[0]) * halves[1]);
+    return detail::apply_linear(out_, at::silu(halves[0]) * halves[1]);
   }
 
  private:

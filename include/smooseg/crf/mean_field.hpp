@@ -459,6 +459,10 @@ inline void mean_field(const MeanFieldOptions& options, const Rgb& image, std::s
   check(options, classes);
   const Size size{height, width};
   const std::size_t stride = padded_channels(classes), points = height * width;
+  if (classes == 1) {
+    for (std::size_t y = 0; y < height; ++y) std::fill_n(marginals.at(0, y), width, 1.f);
+    return;
+  }
 
   std::deque<PositionTerm> positions;  // whose addresses stay
   std::deque<BilateralTerm> bilaterals;

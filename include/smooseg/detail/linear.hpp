@@ -12,26 +12,41 @@
 
 namespace smooseg::detail {
 
-/// x weight^T + bias; gradients are recorded. On a CPU as oneDNN's 1x1 convolution, which uses the machine's widest
-/// vectors: BLAS libraries that do not know the processor are half as fast (benchmarks/bench_vision_transformer.cpp).
-/// @param x (...,C), weight (D,C), bias (D) or undefined. @return (...,D).
-inline Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  const bool has_onednn = x.device().is_cpu() && x.scalar_type() == torch::kFloat32 &&
-                          weight.scalar_type() == torch::kFloat32 && at::globalContext().hasMKLDNN() &&
-                          at::globalContext().userEnabledMkldnn() &&
-                          c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutocastCPU);
-  if (!has_onednn || x.numel() == 0) return at::linear(x, weight, bias);
-  // One row of pixels, channels last.
-  const Tensor pixels = x.reshape({1, 1, -1, x.size(-1)}).permute({0, 3, 1, 2});
-  const Tensor out = at::mkldnn_convolution(pixels, weight.reshape({weight.size(0), weight.size(1), 1, 1}), bias,
-                                            /*padding=*/{0, 0}, /*stride=*/{1, 1}, /*dilation=*/{1, 1}, /*groups=*/1);
-  auto shape = x.sizes().vec();
-  shape.back() = weight.size(0);
-  return out.permute({0, 2, 3, 1}).reshape(shape);
+/// Whether products of this tensor's dtype, where it lies, are oneDNN's to make. Its 1x1 convolution uses the machine's
+/// widest vectors: BLAS libraries that do not know the processor take twice as long (bench_vision_transformer).
+inline bool has_onednn(const Tensor& x) {
+  return x.device().is_cpu() && x.scalar_type() == torch::kFloat32 && at::globalContext().hasMKLDNN() &&
+         at::globalContext().userEnabledMkldnn() &&
+         c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutocastCPU);
 }
 
-/// The same with a layer's weight and bias.
-inline Tensor linear(const torch::nn::Linear& layer, const Tensor& x) {
+/// @param x (B,C,h,w), weight (D,C), bias (D) or undefined. @return (B,D,h,w).
+inline Tensor onednn_convolution(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  return at::mkldnn_convolution(x, weight.reshape({weight.size(0), weight.size(1), 1, 1}), bias, /*padding=*/{0, 0},
+                                /*stride=*/{1, 1}, /*dilation=*/{1, 1}, /*groups=*/1);
+}
+
+/// x weight^T + bias; gradients are recorded.
+/// @param x (...,C), weight (D,C), bias (D) or undefined. @return (...,D).
+inline Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}) {
+  if (!has_onednn(x) || weight.scalar_type() != x.scalar_type() || x.numel() == 0) return at::linear(x, weight, bias);
+  const Tensor pixels = x.reshape({1, 1, -1, x.size(-1)}).permute({0, 3, 1, 2});  // one row of them, channels last
+  auto shape = x.sizes().vec();
+  shape.back() = weight.size(0);
+  return onednn_convolution(pixels, weight, bias).permute({0, 2, 3, 1}).reshape(shape);
+}
+
+/// weight x + bias, of columns x; gradients are recorded.
+/// @param weight (D,C), x (C,N), bias (D) or undefined. @return (D,N).
+inline Tensor linear_of_columns(const Tensor& weight, const Tensor& x, const Tensor& bias = {}) {
+  if (!has_onednn(x) || weight.scalar_type() != x.scalar_type() || x.numel() == 0) {
+    return bias.defined() ? at::addmm(bias.unsqueeze(1), weight, x) : at::mm(weight, x);
+  }
+  return onednn_convolution(x.reshape({1, x.size(0), 1, x.size(1)}), weight, bias).view({weight.size(0), x.size(1)});
+}
+
+/// `linear` with a layer's weight and bias.
+inline Tensor apply_linear(const torch::nn::Linear& layer, const Tensor& x) {
   return linear(x, layer->weight, layer->bias);
 }
 
