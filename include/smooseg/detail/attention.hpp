@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "smooseg/detail/aligned_buffer.hpp"
+#include "smooseg/detail/bfloat16_attention.hpp"
 #include "smooseg/detail/kernels.hpp"
 #include "smooseg/detail/products.hpp"
 #include "smooseg/detail/simd.hpp"
@@ -126,23 +127,48 @@ inline bool has_attention_kernel(const Tensor& qkv) {
   return has_dtype && !(qkv.requires_grad() && torch::GradMode::is_enabled());
 }
 
-template <class T, class In>
-void run_attention(const Tensor& qkv, int64_t heads, Tensor& out) {
+/// Calls f(queries, q, k, v, out, room) for parts of each image's and head's queries, on all threads.
+/// @param room numbers of type T that f needs to work with.
+template <class T, class In, class F>
+void for_heads(const Tensor& qkv, int64_t heads, Tensor& out, int64_t room, const F& f) {
   const int64_t batch = qkv.size(0), tokens = qkv.size(1), channels = out.size(2), d = channels / heads;
   constexpr int64_t kMostQueries = 512;  // of a task, which packs keys and values anew
   const int64_t parts = (tokens + kMostQueries - 1) / kMostQueries, count = (tokens + parts - 1) / parts;
   const In* const from = qkv.data_ptr<In>();
   In* const to = out.data_ptr<In>();
   at::parallel_for(0, batch * heads * parts, 1, [&](int64_t begin, int64_t end) {
-    AlignedBuffer<T> room(static_cast<std::size_t>(AttentionKernel::room(tokens, d)));
+    AlignedBuffer<T> buffer(static_cast<std::size_t>(room));
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first = task % parts * count, head = task / parts % heads, b = task / parts / heads;
       const Rows<const In> q{from + b * tokens * 3 * channels + head * d, 3 * channels};
-      run_kernel<AttentionKernel>(machine_isa(), std::min(count, tokens - first), tokens, d, q.at(first, 0),
-                                  q.at(0, channels), q.at(0, 2 * channels),
-                                  Rows<In>{to + (b * tokens + first) * channels + head * d, channels}, room.data());
+      f(std::min(count, tokens - first), q.at(first, 0), q.at(0, channels), q.at(0, 2 * channels),
+        Rows<In>{to + (b * tokens + first) * channels + head * d, channels}, buffer.data());
     }
   });
+}
+
+/// Attention with arithmetic in T.
+template <class T, class In>
+void run_attention(const Tensor& qkv, int64_t heads, Tensor& out) {
+  const int64_t tokens = qkv.size(1), d = out.size(2) / heads;
+  for_heads<T, In>(qkv, heads, out, AttentionKernel::room(tokens, d),
+                   [&](int64_t queries, Rows<const In> q, Rows<const In> k, Rows<const In> v, Rows<In> to, T* room) {
+                     run_kernel<AttentionKernel>(machine_isa(), queries, tokens, d, q, k, v, to, room);
+                   });
+}
+
+inline void run_bfloat16_attention(const Tensor& qkv, int64_t heads, Tensor& out) {
+  using B = c10::BFloat16;
+#if SMOOSEG_HAS_BFLOAT16
+  const int64_t tokens = qkv.size(1), d = out.size(2) / heads;
+  if (machine_has_bfloat16() && d % 2 == 0) {
+    const BFloat16Attention kernel(tokens, d);
+    return for_heads<float, B>(qkv, heads, out, kernel.room(),
+                               [&](int64_t queries, Rows<const B> q, Rows<const B> k, Rows<const B> v, Rows<B> to,
+                                   float* room) { kernel.run(queries, q, k, v, to, room); });
+  }
+#endif
+  run_attention<float, B>(qkv, heads, out);
 }
 
 /// softmax(q k^T / sqrt(d)) v by LibTorch's operators, which record gradients; for a few images' and queries' scores at
@@ -185,7 +211,7 @@ inline Tensor attention(const Tensor& qkv, int64_t heads) {
         run_attention<float, c10::Half>(contiguous, heads, out);
         break;
       default:
-        run_attention<float, c10::BFloat16>(contiguous, heads, out);
+        run_bfloat16_attention(contiguous, heads, out);
     }
     return out;
   }
