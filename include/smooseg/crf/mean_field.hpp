@@ -77,8 +77,9 @@ struct Rgb {
 
 namespace detail {
 
-/// A bilateral term as the loop over pixels sees it.
+/// A term as the loop over pixels sees it.
 struct Message {
+  int corner_count;  // 6, or 3 of a Gaussian term
   const Corner<float>* corners;
   const std::size_t* fresh;  // of the lattice
   const float* values;       // blurred, at vertices
@@ -105,7 +106,6 @@ struct Update {
 /// cache from the messages to the splatting of the new marginals.
 template <int width, bool is_one>
 struct UpdateKernel {
-  static constexpr int kCorners = 6;
   static constexpr std::size_t kBlock = ScanFilter::kBlock;
 
   template <Isa isa>
@@ -150,7 +150,11 @@ struct UpdateKernel {
     }
     for (std::size_t m = 0; m < u.message_count; ++m) {
       const Message& message = u.messages[m];
-      slice<kCorners, isa>(message.corners, message.values, message.after, begin, count, stride, from, to);
+      if (message.corner_count == 6) {
+        slice<6, isa>(message.corners, message.values, message.after, begin, count, stride, from, to);
+      } else {
+        slice<3, isa>(message.corners, message.values, message.after, begin, count, stride, from, to);
+      }
       from = to;
     }
   }
@@ -251,26 +255,30 @@ struct UpdateKernel {
 
   template <Isa isa>
   SMOOSEG_INLINE static void splat(const Update& u, std::size_t begin, std::size_t count, const float* rows) {
-    const std::size_t stride = is_one ? width : u.stride;
     for (std::size_t m = 0; m < u.message_count; ++m) {
-      const Message& message = u.messages[m];
-      const std::size_t* const fresh = message.fresh + begin / kBlock;
-      std::fill(message.next + fresh[0] * stride, message.next + fresh[1] * stride, 0.f);
-      for (std::size_t i = 0; i < count; ++i) {
-        for (std::size_t c = 0; c < stride; c += width) {
-          Part<isa> row;
-          row.load(rows + i * stride + c);
-          row.multiply(message.before[begin + i]);
-          splat_row<kCorners>(row, message.corners + kCorners * (begin + i), message.next + c, stride);
-        }
+      if (u.messages[m].corner_count == 6) {
+        splat<6, isa>(u.messages[m], u.stride, begin, count, rows);
+      } else {
+        splat<3, isa>(u.messages[m], u.stride, begin, count, rows);
       }
     }
   }
-};
 
-/// The size of a picture, in pixels.
-struct Size {
-  std::size_t height, width;
+  template <int corners, Isa isa>
+  SMOOSEG_INLINE static void splat(const Message& message, std::size_t stride_of_many, std::size_t begin,
+                                   std::size_t count, const float* rows) {
+    const std::size_t stride = is_one ? width : stride_of_many;
+    const std::size_t* const fresh = message.fresh + begin / kBlock;
+    std::fill(message.next + fresh[0] * stride, message.next + fresh[1] * stride, 0.f);
+    for (std::size_t i = 0; i < count; ++i) {
+      for (std::size_t c = 0; c < stride; c += width) {
+        Part<isa> row;
+        row.load(rows + i * stride + c);
+        row.multiply(message.before[begin + i]);
+        splat_row<corners>(row, message.corners + corners * (begin + i), message.next + c, stride);
+      }
+    }
+  }
 };
 
 // Pixels that lie further apart than 6 standard deviations do not reach each other in a lattice of up to 5 dimensions,
@@ -311,10 +319,11 @@ inline Permutohedral<5>::Features bilateral_features(const PairwiseTerm& term, c
 struct Factors {
   Eigen::ArrayXf before, after;
 
-  template <int d>
-  Factors(const Permutohedral<d>& lattice, Normalization normalization, double weight) {
+  template <int d, class Lattice>
+  static Factors of(const Lattice& lattice, Normalization normalization, double weight) {
     const auto n = static_cast<Eigen::Index>(lattice.points());
     const auto scale = static_cast<float>(weight) * Permutohedral<d>::scale();
+    Eigen::ArrayXf before, after;
     if (normalization != Normalization::kNone) after = lattice.row_sums();  // D
     switch (normalization) {
       case Normalization::kSymmetric:
@@ -334,35 +343,39 @@ struct Factors {
         after.setConstant(n, scale);
         break;
     }
+    return {std::move(before), std::move(after)};
   }
 };
 
-/// A Gaussian of positions alone, whose lattice makes way for the order of its filter.
+/// A Gaussian of positions alone, filtered in scan order.
 class PositionTerm {
  public:
   PositionTerm(const PairwiseTerm& term, Normalization normalization, Size size, std::size_t stride, Isa isa)
-      : PositionTerm(Permutohedral<2>(position_features<2>(term.sxy, size), isa), normalization, term.weight, stride) {}
+      : PositionTerm(PositionLattice(static_cast<float>(term.sxy), size, isa), normalization, term.weight, size.width,
+                     stride) {}
 
   const ScanFilter& filter() const { return filter_; }
 
  private:
-  PositionTerm(const Permutohedral<2>& lattice, Normalization normalization, double weight, std::size_t stride)
-      : factors_(lattice, normalization, weight),
-        filter_(lattice, factors_.before.data(), factors_.after.data(), stride) {}
+  PositionTerm(PositionLattice lattice, Normalization normalization, double weight, std::size_t width,
+               std::size_t stride)
+      : factors_(Factors::of<2>(lattice, normalization, weight)),
+        filter_(std::move(lattice), factors_.before.data(), factors_.after.data(), width, stride) {}
 
   Factors factors_;
   ScanFilter filter_;
 };
 
-/// A Gaussian of positions and colours.
-class BilateralTerm {
+/// A Gaussian of d features, filtered between the updates.
+template <int d>
+class LatticeTerm {
  public:
-  BilateralTerm(const PairwiseTerm& term, Normalization normalization, const Rgb& image, Size size, std::size_t stride,
-                Isa isa)
+  LatticeTerm(const typename Permutohedral<d>::Features& features, Normalization normalization, double weight,
+              std::size_t stride, Isa isa)
       : stride_(stride),
-        lattice_(bilateral_features(term, image, size), isa),
+        lattice_(features, isa),
         chains_(lattice_.chains()),
-        factors_(lattice_, normalization, term.weight),
+        factors_(Factors::of<d>(lattice_, normalization, weight)),
         values_((lattice_.vertices() + 1) * stride),
         next_((lattice_.vertices() + 1) * stride) {}
 
@@ -373,13 +386,13 @@ class BilateralTerm {
   }
 
   Message message() {
-    return {lattice_.corners(0), lattice_.fresh(),       values_.data(),
-            next_.data(),        factors_.before.data(), factors_.after.data()};
+    return {d + 1,        lattice_.corners(0),    lattice_.fresh(),     values_.data(),
+            next_.data(), factors_.before.data(), factors_.after.data()};
   }
 
  private:
   std::size_t stride_;
-  Permutohedral<5> lattice_;
+  Permutohedral<d> lattice_;
   std::vector<std::vector<Link>> chains_;
   Factors factors_;
   AlignedBuffer<float> values_, next_;
@@ -465,16 +478,19 @@ inline void mean_field(const MeanFieldOptions& options, const Rgb& image, std::s
   }
 
   std::deque<PositionTerm> positions;  // whose addresses stay
-  std::deque<BilateralTerm> bilaterals;
+  std::deque<LatticeTerm<2>> gaussians;
+  std::deque<LatticeTerm<5>> bilaterals;
   std::vector<const ScanFilter*> scans;
   for (const PairwiseTerm& term : options.terms) {
     if (term.srgb) {
-      bilaterals.emplace_back(term, options.normalization, image, size, stride, isa);
-    } else {
+      bilaterals.emplace_back(bilateral_features(term, image, size), options.normalization, term.weight, stride, isa);
+    } else if (PositionLattice::suits(term.sxy)) {
       scans.push_back(&positions.emplace_back(term, options.normalization, size, stride, isa).filter());
+    } else {
+      gaussians.emplace_back(position_features<2>(term.sxy, size), options.normalization, term.weight, stride, isa);
     }
   }
-  std::vector<Message> messages(bilaterals.size());
+  std::vector<Message> messages(gaussians.size() + bilaterals.size());
   std::vector<ScanFilter::Progress> progress(scans.size());
 
   AlignedBuffer<float> unaries(points * stride), rows(points * stride), row(stride), compatibility(classes * stride);
@@ -502,10 +518,15 @@ inline void mean_field(const MeanFieldOptions& options, const Rgb& image, std::s
                 true,
                 false};
   for (std::int64_t i = 0; i <= options.iterations; ++i) {
-    for (std::size_t t = 0; t < bilaterals.size(); ++t) {
-      if (i > 0) bilaterals[t].blur();
-      messages[t] = bilaterals[t].message();
-    }
+    auto message = messages.begin();
+    const auto blur = [&](auto& terms) {
+      for (auto& term : terms) {
+        if (i > 0) term.blur();
+        *message++ = term.message();
+      }
+    };
+    blur(gaussians);
+    blur(bilaterals);
     update.is_first = i == 0;
     update.is_last = i == options.iterations;
     with_width(stride, [&](auto width_of_rows) {

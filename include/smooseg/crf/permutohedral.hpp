@@ -448,6 +448,13 @@ class Permutohedral {
     return static_cast<Scalar>(factor * std::pow(4 * 3.14159265358979323846 / 3, d / 2.0) * std::sqrt(d + 1.0));
   }
 
+  /// What feature j (from 1 on) is multiplied with where points are mapped into the lattice's hyperplane. Rounded as
+  /// the published program rounds, so that points on a face of the lattice fall to the same side.
+  static Scalar feature_scale(int j) {
+    const auto spread = static_cast<Scalar>(std::sqrt(2.0 / 3) * (d + 1));
+    return static_cast<Scalar>(1 / std::sqrt(j * (j + 1.0)) * static_cast<double>(spread));
+  }
+
   /// @param features of each point, in standard deviations.
   /// @param isa the instructions that loops use; the machine must have them.
   /// @throws std::invalid_argument for no point, and features that are not finite or beyond `kLargestFeature`.
@@ -586,12 +593,10 @@ class Permutohedral {
     static constexpr int kMargin = 4;
 
     explicit Numbering(const Eigen::Ref<const Features>& features) : range(1 << kRemainderBits) {
-      const auto spread = static_cast<Scalar>(std::sqrt(2.0 / 3) * (d + 1));
       // From the last coordinate on, bounds of the sum of the scaled features after it.
       double lowest = 0, highest = 0;
       for (int j = d; j >= 1; --j) {
-        // Rounded as the published program rounds, so that points on a face fall to the same side.
-        scale[j - 1] = static_cast<Scalar>(1 / std::sqrt(j * (j + 1.0)) * static_cast<double>(spread));
+        scale[j - 1] = feature_scale(j);
         const auto low = static_cast<double>(features.col(j - 1).minCoeff() * scale[j - 1]);
         const auto high = static_cast<double>(features.col(j - 1).maxCoeff() * scale[j - 1]);
         first[j] = static_cast<std::int32_t>(std::floor((lowest - j * high) / (d + 1))) - kMargin;
