@@ -271,7 +271,11 @@ def test_torch(program, data):
     assert checkpoints, f"no checkpoints in {data}"
     for golden in checkpoints:
         loaded = torch.load(io.BytesIO(golden.read_bytes()), weights_only=False, pickle_module=LenientPickle)
-        check_torch_copy(program, golden, flattened(loaded))
+        expected = flattened(loaded)
+        if program.libtorch < (2, 3) and any(str(t.dtype)[6:] in NEWER_DTYPES for t in expected.values()):
+            assert "which cannot be read with LibTorch" in program.error(golden)
+        else:
+            check_torch_copy(program, golden, expected)
 
 
 def main():
