@@ -282,6 +282,11 @@ def main():
     package, program, data = sys.argv[1:]
     needed = {"safetensors": ["safetensors", "numpy"], "torch": ["torch", "safetensors", "numpy"]}[package]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if not missing and package == "torch":
+        import torch
+
+        if not hasattr(torch.serialization, "set_crc32_options"):
+            missing = ["a torch of 2.6 or newer"]
     if missing:
         print(f"{sys.executable} does not have {', '.join(missing)}")
         return 1 if os.environ.get("SMOOSEG_REQUIRE_PYTHON") else SKIPPED

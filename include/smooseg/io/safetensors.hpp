@@ -24,6 +24,7 @@
 #include "smooseg/io/detail/dtypes.hpp"
 #include "smooseg/io/detail/file_bytes.hpp"
 #include "smooseg/io/detail/json.hpp"
+#include "smooseg/io/detail/printable.hpp"
 
 namespace smooseg::io {
 
@@ -72,7 +73,7 @@ inline SafetensorsEntry read_safetensors_entry(JsonReader& json, const std::stri
       json.check(false, "tensor '" + printable(name) + "' has an unknown field '" + printable(field) + "'");
     }
   });
-  json.check(offsets.size() == 2, "tensor '" + printable(name) + "' needs two data_offsets");
+  if (offsets.size() != 2) json.check(false, "tensor '" + printable(name) + "' needs two data_offsets");
   entry.begin = offsets[0];
   entry.end = offsets[1];
   return entry;

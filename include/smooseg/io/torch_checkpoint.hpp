@@ -23,6 +23,7 @@
 #include "smooseg/io/detail/dtypes.hpp"
 #include "smooseg/io/detail/file_bytes.hpp"
 #include "smooseg/io/detail/pickle.hpp"
+#include "smooseg/io/detail/printable.hpp"
 #include "smooseg/io/detail/zip.hpp"
 #include "smooseg/io/safetensors.hpp"
 

@@ -30,6 +30,7 @@
 #include <utility>
 
 #include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/io/detail/printable.hpp"
 
 namespace smooseg::io::detail {
 
@@ -48,15 +49,6 @@ inline std::optional<int64_t> checked_bytes(c10::IntArrayRef shape, size_t eleme
     bytes *= std::max<int64_t>(size, 1);
   }
   return empty ? 0 : bytes;
-}
-
-/// Text of a file for an error: what could move a terminal's cursor is replaced by '?', and at most 200 bytes are kept.
-inline std::string printable(std::string_view text) {
-  constexpr size_t kMost = 200;
-  std::string out(text.substr(0, kMost));
-  std::replace_if(
-      out.begin(), out.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; }, '?');
-  return text.size() > kMost ? out + "..." : out;
 }
 
 /// Memory as aligned as any tensor wants it: PyTorch aligns its storages to 64 bytes in the file.

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "smooseg/io/detail/file_bytes.hpp"
+#include "smooseg/io/detail/printable.hpp"
 
 namespace smooseg::io::detail {
 
@@ -124,8 +125,7 @@ class Unpickler {
       case 'U': push_string(cursor_.number<uint8_t>()); break;            // SHORT_BINSTRING (Python 2)
       case 'B': push_other(cursor_.number<uint32_t>()); break;            // BINBYTES
       case 'C': push_other(cursor_.number<uint8_t>()); break;             // SHORT_BINBYTES
-      case 0x8e: push_other(cursor_.number<uint64_t>()); break;           // BINBYTES8
-      case 0x96: push_other(cursor_.number<uint64_t>()); break;           // BYTEARRAY8
+      case 0x8e: case 0x96: push_other(cursor_.number<uint64_t>()); break;  // BINBYTES8, BYTEARRAY8
       case ')': case ']': push(Kind::kSequence); break;                   // EMPTY_TUPLE, EMPTY_LIST
       case 't': case 'l': push_sequence(pop_to_mark()); break;            // TUPLE, LIST
       case 0x85: push_sequence(pop_last(1)); break;                       // TUPLE1

@@ -16,6 +16,7 @@
 
 #include "smooseg/io/detail/crc32.hpp"
 #include "smooseg/io/detail/file_bytes.hpp"
+#include "smooseg/io/detail/printable.hpp"
 
 namespace smooseg::io::detail {
 
