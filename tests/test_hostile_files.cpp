@@ -282,6 +282,10 @@ TEST_CASE("Pickles that would fill the memory are refused", "[io]") {
   for (int i = 0; i < 1000; ++i)
     tensors += i == 0 ? pickled_tensor(0, 1, 1, 4) + std::string("q\0a", 3) : std::string("h\0a", 3);
   check_pickle_refused(dict_of(std::string(1'000'000, 'k'), tensors), "nested too deep, or within themselves");
+  // The same, of objects that are skipped.
+  std::string objects = "]cmine\nModel\n)R" + std::string("q\0a", 3);
+  for (int i = 0; i < 1'000'000; ++i) objects += std::string("h\0a", 3);
+  check_pickle_refused(dict_of(std::string(1'000'000, 'k'), objects), "nested too deep, or within themselves");
   // One tensor under many names.
   std::string names = pickled_tensor(0, 1, 1, 4) + std::string(
                                                        "q\0"

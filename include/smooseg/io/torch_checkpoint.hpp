@@ -94,12 +94,13 @@ class TensorCollector {
 
   // No real checkpoint comes near; a pickle may contain itself, or name the same list twice at each of many levels.
   static constexpr int kMaxDepth = 64;
-  static constexpr size_t kMaxWork = size_t{1} << 27;  // in members looked at, and bytes of names and tensors made
-  static constexpr size_t kContainerWork = 64;
+  static constexpr size_t kMaxWork = size_t{1} << 27;  // in members looked at, and bytes of what is made for them
+  static constexpr size_t kVisitWork = 32;
   static constexpr size_t kTensorWork = 1024;
 
   void visit(const Value& wrapped, const std::string& name, int depth) {
     check_bounds(depth <= kMaxDepth);
+    spend(kVisitWork + name.size());
     const Value& value = unwrapped(wrapped);
     if (const auto call = tensor_call(value)) {
       spend(kTensorWork + name.size());
@@ -113,7 +114,7 @@ class TensorCollector {
   }
 
   void visit_sequence(const Value& sequence, const std::string& name, int depth) {
-    spend(kContainerWork + name.size() + sequence.items.size());
+    spend(sequence.items.size());
     for (size_t i = 0; i < sequence.items.size(); ++i) {
       const Value& item = *sequence.items[i];
       if (may_hold_tensors(item)) visit(item, join(name, std::to_string(i)), depth + 1);
@@ -121,7 +122,7 @@ class TensorCollector {
   }
 
   void visit_dict(const Value& dict, const std::string& name, int depth) {
-    spend(kContainerWork + name.size() + dict.items.size());
+    spend(dict.items.size());
     for (size_t i = 0; i < dict.items.size(); i += 2) visit_member(*dict.items[i], *dict.items[i + 1], name, depth);
     if (!dict.is(Kind::kObject) || dict.arguments->items.empty()) return;
     // Python 2 gave an OrderedDict its members as a list of pairs.
