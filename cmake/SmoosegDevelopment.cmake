@@ -2,6 +2,8 @@
 
 option(SMOOSEG_SANITIZE "Compile our tests and examples with AddressSanitizer and UndefinedBehaviorSanitizer" OFF)
 
+option(SMOOSEG_FUZZ "Build tests/fuzz, which needs Clang" OFF)
+
 # Warnings are errors; sanitizers if asked for.
 function(smooseg_own_target target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wconversion -Werror)

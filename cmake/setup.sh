@@ -93,7 +93,7 @@ smooseg_install_torch_of_pypi() {
   [ -z "$(smooseg_torch_of_python "$SMOOSEG_VENV/bin/python3")" ] || return 0
   smooseg_say "installing torch into $SMOOSEG_VENV"
   python3 -m venv "$SMOOSEG_VENV" >&2 &&
-    "$SMOOSEG_VENV/bin/python3" -m pip install --quiet --disable-pip-version-check torch numpy >&2 ||
+    "$SMOOSEG_VENV/bin/python3" -m pip install --quiet --disable-pip-version-check torch numpy safetensors >&2 ||
     { smooseg_say "pip could not install torch into $SMOOSEG_VENV"; return 1; }
 }
 

@@ -11,6 +11,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <type_traits>
 
 namespace smooseg {
@@ -60,6 +61,24 @@ inline Tensor fused_attention([[maybe_unused]] const Tensor& q, [[maybe_unused]]
 #else
   return {};
 #endif
+}
+
+/// A dtype that LibTorch 1.13 does not have, by its name in Python, such as "uint16"; nothing where this release does
+/// not have it either.
+inline constexpr std::optional<torch::ScalarType> newer_dtype([[maybe_unused]] std::string_view name) {
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 3)
+  if (name == "uint16") return torch::ScalarType::UInt16;
+  if (name == "uint32") return torch::ScalarType::UInt32;
+  if (name == "uint64") return torch::ScalarType::UInt64;
+  if (name == "float8_e4m3fn") return torch::ScalarType::Float8_e4m3fn;
+  if (name == "float8_e5m2") return torch::ScalarType::Float8_e5m2;
+  if (name == "float8_e4m3fnuz") return torch::ScalarType::Float8_e4m3fnuz;
+  if (name == "float8_e5m2fnuz") return torch::ScalarType::Float8_e5m2fnuz;
+#endif
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 7)
+  if (name == "float8_e8m0fnu") return torch::ScalarType::Float8_e8m0fnu;
+#endif
+  return std::nullopt;
 }
 
 }  // namespace detail

@@ -6,9 +6,9 @@
 
 #include <c10/util/Exception.h>
 #include <torch/types.h>
+#include <torch/version.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <map>
 #include <ostream>
@@ -21,8 +21,10 @@
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/io/atomic_file.hpp"
+#include "smooseg/io/detail/dtypes.hpp"
 #include "smooseg/io/detail/file_bytes.hpp"
 #include "smooseg/io/detail/json.hpp"
+#include "smooseg/io/detail/printable.hpp"
 
 namespace smooseg::io {
 
@@ -34,21 +36,6 @@ namespace detail {
 inline constexpr std::string_view kSafetensorsMetadata = "__metadata__";
 /// The longest header that the format allows.
 inline constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
-
-struct SafetensorsDtype {
-  std::string_view name;
-  torch::ScalarType type;
-};
-inline constexpr std::array<SafetensorsDtype, 10> kSafetensorsDtypes{{{"F64", torch::kFloat64},
-                                                                      {"F32", torch::kFloat32},
-                                                                      {"F16", torch::kFloat16},
-                                                                      {"BF16", torch::kBFloat16},
-                                                                      {"I64", torch::kInt64},
-                                                                      {"I32", torch::kInt32},
-                                                                      {"I16", torch::kInt16},
-                                                                      {"I8", torch::kInt8},
-                                                                      {"U8", torch::kUInt8},
-                                                                      {"BOOL", torch::kBool}}};
 
 /// What the header says of one tensor; `begin` and `end` count from the end of the header.
 struct SafetensorsEntry {
@@ -73,14 +60,20 @@ inline SafetensorsEntry read_safetensors_entry(JsonReader& json, const std::stri
     if (field == "dtype") {
       entry.dtype_name = json.string();
     } else if (field == "shape") {
-      json.array([&] { entry.shape.push_back(json.integer()); });
+      json.array([&] {
+        json.check(entry.shape.size() < kMaxDims, "a tensor of too many dimensions");
+        entry.shape.push_back(json.integer());
+      });
     } else if (field == "data_offsets") {
-      json.array([&] { offsets.push_back(json.integer()); });
+      json.array([&] {
+        offsets.push_back(json.integer());
+        json.check(offsets.size() <= 2, "a third number in data_offsets");
+      });
     } else {
-      json.check(false, "tensor '" + name + "' has an unknown field '" + field + "'");
+      json.check(false, "tensor '" + printable(name) + "' has an unknown field '" + printable(field) + "'");
     }
   });
-  json.check(offsets.size() == 2, "tensor '" + name + "' needs two data_offsets");
+  if (offsets.size() != 2) json.check(false, "tensor '" + printable(name) + "' needs two data_offsets");
   entry.begin = offsets[0];
   entry.end = offsets[1];
   return entry;
@@ -92,7 +85,9 @@ inline SafetensorsHeader read_safetensors_header(const FileBytes& file) {
   Cursor cursor(file);
   const auto length = cursor.number<uint64_t>();
   TORCH_CHECK(length <= kMaxSafetensorsHeader, name, ": not a safetensors file: a header of ", length, " bytes");
-  JsonReader json(cursor.take(length), name);
+  const std::string_view text = cursor.take(length);
+  JsonReader json(text, name);
+  json.check(!text.empty() && text[0] == '{', "expected '{'");
 
   SafetensorsHeader header;
   header.data_offset = cursor.position();
@@ -110,8 +105,9 @@ inline SafetensorsHeader read_safetensors_header(const FileBytes& file) {
   });
   int64_t expected = 0;
   for (const SafetensorsEntry& entry : header.entries) {
-    TORCH_CHECK(entry.begin == expected && entry.end >= entry.begin, name, ": invalid header: tensor '", entry.name,
-                "' has bytes ", entry.begin, " to ", entry.end, ", expected them to begin at ", expected);
+    TORCH_CHECK(entry.begin == expected && entry.end >= entry.begin, name, ": invalid header: tensor '",
+                printable(entry.name), "' has bytes ", entry.begin, " to ", entry.end, ", expected them to begin at ",
+                expected);
     expected = entry.end;
   }
   const uint64_t data_size = file.size() - header.data_offset;
@@ -124,24 +120,25 @@ inline TensorMap parse_safetensors(const FileBytes& file) {
   const SafetensorsHeader header = read_safetensors_header(file);
   TensorMap tensors;
   for (const SafetensorsEntry& entry : header.entries) {
-    const auto dtype = std::find_if(kSafetensorsDtypes.begin(), kSafetensorsDtypes.end(),
-                                    [&](const SafetensorsDtype& d) { return d.name == entry.dtype_name; });
-    TORCH_CHECK(dtype != kSafetensorsDtypes.end(), file.name(), ": tensor '", entry.name, "' has the unknown dtype '",
-                entry.dtype_name, "'");
+    const Dtype* dtype = find_dtype(&Dtype::safetensors, entry.dtype_name);
+    const std::string tensor = file.name() + ": tensor '" + printable(entry.name) + "'";
+    TORCH_CHECK(dtype != nullptr, tensor, " has the unknown dtype '", printable(entry.dtype_name), "'");
+    TORCH_CHECK(dtype->type, tensor, " has dtype ", dtype->safetensors,
+                ", which cannot be read with LibTorch " TORCH_VERSION);
     const int64_t bytes = entry.end - entry.begin;
-    TORCH_CHECK(checked_bytes(entry.shape, c10::elementSize(dtype->type)) == bytes, file.name(), ": tensor '",
-                entry.name, "' of shape ", c10::IntArrayRef(entry.shape), " and dtype ", entry.dtype_name,
-                " does not fit its ", bytes, " bytes");
+    TORCH_CHECK(checked_bytes(entry.shape, c10::elementSize(*dtype->type)) == bytes, tensor, " of shape ",
+                c10::IntArrayRef(entry.shape), " and dtype ", dtype->safetensors, " does not fit its ", bytes,
+                " bytes");
     tensors[entry.name] =
         file.slice(header.data_offset + static_cast<uint64_t>(entry.begin), static_cast<uint64_t>(bytes))
-            .tensor(entry.shape, dtype->type);
+            .tensor(entry.shape, *dtype->type);
   }
   return tensors;
 }
 
 inline std::string_view safetensors_dtype_name(const Tensor& tensor, const std::string& name) {
-  for (const SafetensorsDtype& dtype : kSafetensorsDtypes) {
-    if (dtype.type == tensor.scalar_type()) return dtype.name;
+  for (const Dtype& dtype : kDtypes) {
+    if (dtype.type == tensor.scalar_type() && !dtype.safetensors.empty()) return dtype.safetensors;
   }
   TORCH_CHECK(false, "write_safetensors: tensor '", name, "' has dtype ", tensor.scalar_type(),
               ", which the format does not know");
@@ -166,8 +163,12 @@ inline std::string safetensors_metadata_json(const std::map<std::string, std::st
 
 }  // namespace detail
 
-/// Reads all tensors of a safetensors file (F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL) to the CPU. They share
-/// one block of memory; clone those to keep if the rest is to be freed.
+/// Reads all tensors of a safetensors file to the CPU: F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL, C64; with a
+/// LibTorch that has them, U64, U32, U16 and the F8 kinds. They share one block of memory; clone those to keep if the
+/// rest is to be freed.
+///
+/// Files of 16 MB and more are mapped: the tensors' elements come from the disk when they are used. Operations in place
+/// change the tensors and never the file; but the file must not be shortened in place while one of its tensors lives.
 /// @throws c10::Error naming the file where it breaks the format in any way, and the tensor where one is to blame.
 inline TensorMap read_safetensors(const std::string& path) {
   return detail::parse_safetensors(detail::FileBytes::read(path));
@@ -182,8 +183,9 @@ inline std::map<std::string, std::string> read_safetensors_metadata(const std::s
 /// Writes a safetensors file, whole or not at all, with the names in order. Views, non-contiguous tensors and tensors
 /// of any device are written as what they show.
 /// @param metadata strings to go with them, UTF-8.
-/// @throws c10::Error naming the tensor where one cannot be written (undefined, not dense, complex, a name that is not
-///   UTF-8 or `__metadata__`), std::runtime_error naming the path where the file cannot.
+/// @throws c10::Error naming the tensor where one cannot be written (undefined, not dense, of a dtype that the format
+///   does not know, a name that is not UTF-8 or `__metadata__`), std::runtime_error naming the path where the file
+///   cannot.
 inline void write_safetensors(const std::string& path, const TensorMap& tensors,
                               const std::map<std::string, std::string>& metadata = {}) {
   std::vector<std::pair<std::string, Tensor>> in_file_order;
@@ -192,7 +194,7 @@ inline void write_safetensors(const std::string& path, const TensorMap& tensors,
                 "' cannot be the name of a tensor");
     TORCH_CHECK(tensor.defined() && tensor.layout() == torch::kStrided, "write_safetensors: expected tensor '", name,
                 "' defined and dense");
-    in_file_order.emplace_back(name, tensor.detach().to(torch::kCPU).resolve_neg().contiguous());
+    in_file_order.emplace_back(name, tensor.detach().to(torch::kCPU).resolve_conj().resolve_neg().contiguous());
   }
   // Widest elements first: then every tensor is aligned, whatever their sizes.
   std::stable_sort(in_file_order.begin(), in_file_order.end(),

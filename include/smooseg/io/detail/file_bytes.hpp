@@ -3,6 +3,13 @@
 // The bytes of a file, shared by everything that is read from it. The readers of this folder see files only through
 // this header, so that it alone decides whether a file is read or mapped.
 
+#if __has_include(<sys/mman.h>)
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+
 #include <c10/util/Exception.h>
 #include <torch/types.h>
 
@@ -23,13 +30,15 @@
 #include <utility>
 
 #include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/io/detail/printable.hpp"
 
 namespace smooseg::io::detail {
 
-/// Size in bytes of a contiguous tensor; nothing where that does not fit 63 bits, or there are more dimensions than
-/// LibTorch's operations take.
+/// More dimensions LibTorch's operations do not take.
+inline constexpr size_t kMaxDims = 64;
+
+/// Size in bytes of a contiguous tensor; nothing where that does not fit 63 bits, or there are too many dimensions.
 inline std::optional<int64_t> checked_bytes(c10::IntArrayRef shape, size_t element_size) {
-  constexpr size_t kMaxDims = 64;
   if (shape.size() > kMaxDims) return std::nullopt;
   // A size of 0 makes the tensor empty however large the others are, but the strides must be representable too.
   bool empty = false;
@@ -42,9 +51,45 @@ inline std::optional<int64_t> checked_bytes(c10::IntArrayRef shape, size_t eleme
   return empty ? 0 : bytes;
 }
 
+/// Memory as aligned as any tensor wants it: PyTorch aligns its storages to 64 bytes in the file.
+inline std::shared_ptr<char> aligned_memory(size_t size) {
+  constexpr std::align_val_t kAlignment{64};
+  return {static_cast<char*>(::operator new(size, kAlignment)), [](char* p) { ::operator delete(p, kAlignment); }};
+}
+
+/// The first `size` bytes of a file as memory that the system fills when it is touched. Writing to it copies the page
+/// and leaves the file alone. Null where the system has no such thing, or not for this file.
+inline std::shared_ptr<char> map_file([[maybe_unused]] const std::string& path, [[maybe_unused]] size_t size) {
+#if __has_include(<sys/mman.h>)
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return nullptr;
+  struct stat status {};
+  void* address = MAP_FAILED;
+  // What lies behind the end of a file that has shrunk since it was measured cannot be touched.
+  if (::fstat(descriptor, &status) == 0 && static_cast<uintmax_t>(status.st_size) >= size) {
+    // Without MAP_NORESERVE a file larger than the memory would be refused, as if all of it were to be written to.
+    address = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, descriptor, 0);
+  }
+  ::close(descriptor);  // the mapping stays
+  if (address == MAP_FAILED) return nullptr;
+  return {static_cast<char*>(address), [size](char* p) { ::munmap(p, size); }};
+#else
+  return nullptr;
+#endif
+}
+
 /// A range of a file's bytes, and the file's name for errors. Copies share the bytes.
+///
+/// The bytes may be written to (tensors share them, and operations in place are common), which never changes the file.
+/// A mapped file may be renamed, deleted, or replaced by renaming another over it; but whoever shortens it in place
+/// takes the bytes away, and touching them ends the program (SIGBUS). `AtomicFile`, and so all that this library
+/// writes, renames.
 class FileBytes {
  public:
+  /// Files of this size and more are mapped, where the system can; smaller ones are read, in some milliseconds, and
+  /// depend on the file no longer.
+  static constexpr size_t kMapFrom = size_t{16} << 20;
+
   /// @throws c10::Error naming the path where it is no file that can be read, or empty.
   static FileBytes read(const std::string& path) {
     namespace fs = std::filesystem;
@@ -59,19 +104,28 @@ class FileBytes {
     TORCH_CHECK(stream, path, ": cannot open: ", std::generic_category().message(errno));
     const auto size = static_cast<size_t>(fs::file_size(path));
     TORCH_CHECK(size > 0, path, ": is empty");
-    // PyTorch aligns its storages to 64 bytes in the file: keep them so in memory.
-    constexpr std::align_val_t kAlignment{64};
-    std::shared_ptr<char> data(static_cast<char*>(::operator new(size, kAlignment)),
-                               [](char* p) { ::operator delete(p, kAlignment); });
+    if (size >= kMapFrom) {
+      if (auto mapped = map_file(path, size)) return FileBytes(path, std::move(mapped), size, true);
+    }
+    auto data = aligned_memory(size);
     stream.read(data.get(), static_cast<std::streamsize>(size));
     TORCH_CHECK(stream, path, ": cannot read all of its ", size, " bytes");
-    return FileBytes(path, std::move(data), size);
+    return FileBytes(path, std::move(data), size, false);
+  }
+
+  /// A copy of bytes that are in memory, as if they were a file called `name`.
+  static FileBytes copy_of(std::string name, std::string_view bytes) {
+    auto data = aligned_memory(bytes.size());
+    std::copy(bytes.begin(), bytes.end(), data.get());
+    return FileBytes(std::move(name), std::move(data), bytes.size(), false);
   }
 
   /// The file's path, to begin errors with.
   const std::string& name() const { return name_; }
   size_t size() const { return size_; }
   std::string_view view() const { return {data_.get(), size_}; }
+  /// Whether the bytes come from the disk only when they are touched.
+  bool mapped() const { return mapped_; }
 
   /// Whether `length` bytes from `offset` on are there; no sum can overflow.
   bool holds(uint64_t offset, uint64_t length) const { return offset <= size_ && length <= size_ - offset; }
@@ -79,7 +133,13 @@ class FileBytes {
   /// Bytes [offset, offset + length), which must be there (`holds`).
   FileBytes slice(uint64_t offset, uint64_t length) const {
     TORCH_INTERNAL_ASSERT(holds(offset, length));
-    return FileBytes(name_, std::shared_ptr<char>(data_, data_.get() + offset), static_cast<size_t>(length));
+    return FileBytes(name_, std::shared_ptr<char>(data_, data_.get() + offset), static_cast<size_t>(length), mapped_);
+  }
+
+  /// These bytes where elements of every dtype may begin at the first of them, else a copy.
+  FileBytes aligned() const {
+    constexpr uintptr_t kWidestElement = 16;
+    return reinterpret_cast<uintptr_t>(data_.get()) % kWidestElement == 0 ? *this : copy_of(name_, view());
   }
 
   /// The first elements as a contiguous tensor that shares these bytes, or owns a copy where they are not aligned.
@@ -97,12 +157,13 @@ class FileBytes {
   }
 
  private:
-  FileBytes(std::string name, std::shared_ptr<char> data, size_t size)
-      : name_(std::move(name)), data_(std::move(data)), size_(size) {}
+  FileBytes(std::string name, std::shared_ptr<char> data, size_t size, bool mapped)
+      : name_(std::move(name)), data_(std::move(data)), size_(size), mapped_(mapped) {}
 
   std::string name_;
   std::shared_ptr<char> data_;
   size_t size_;
+  bool mapped_;
 };
 
 /// Reads little-endian numbers and runs of bytes from front to back, and refuses to read past the end.

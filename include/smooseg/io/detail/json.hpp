@@ -13,6 +13,8 @@
 #include <string>
 #include <string_view>
 
+#include "smooseg/io/detail/printable.hpp"
+
 namespace smooseg::io::detail {
 
 /// Length of the UTF-8 sequence that `text` (not empty) begins with, or 0 where it begins with none.
@@ -73,7 +75,7 @@ class JsonReader {
     if (accept('}')) return;
     do {
       const std::string key = string();
-      check(keys.insert(key).second, "the key '" + key + "' stands twice");
+      if (!keys.insert(key).second) check(false, "the key '" + printable(key) + "' stands twice");
       expect(':');
       member(key);
     } while (accept(','));

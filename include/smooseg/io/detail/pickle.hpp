@@ -1,21 +1,24 @@
 #pragma once
 
-// Python's pickle format, protocols 2 to 4, as data: values are read and nothing is ever called or imported. A call of
+// Python's pickle format, protocols 1 to 5, as data: values are read and nothing is ever called or imported. A call of
 // a function, or an object of a class, stays a record of what was to be called with what.
 // Format: the documentation strings of CPython's Lib/pickletools.py.
 
 #include <c10/util/Exception.h>
 
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "smooseg/io/detail/file_bytes.hpp"
+#include "smooseg/io/detail/printable.hpp"
 
 namespace smooseg::io::detail {
 
@@ -27,26 +30,37 @@ struct PickleValue {
     kString,        ///< `text`
     kSequence,      ///< list or tuple: `items`
     kDict,          ///< `items`: key, value, key, value, ...
-    kGlobal,        ///< a function or class: `text` = "module.name"
+    kGlobal,        ///< the function or class `text` of `module`
     kObject,        ///< what `callee` would have returned for `arguments`; `items` as of a dict, if it got any
     kPersistentId,  ///< something kept outside the pickle, called `arguments`
   };
 
   Kind kind = Kind::kOther;
   int64_t integer = 0;
-  std::string text;
+  // Both lie in the pickle itself: however often a long text is named, it takes no more memory.
+  std::string_view text;
+  std::string_view module;
   std::vector<PickleValue*> items;
   PickleValue* callee = nullptr;
   PickleValue* arguments = nullptr;
 
   bool is(Kind k) const { return kind == k; }
-  /// Whether this is the object of a call of the function, or of the class, `name`.
-  bool is_call_of(std::string_view name) const {
-    return kind == Kind::kObject && callee->kind == Kind::kGlobal && callee->text == name;
+
+  /// Whether this is the function or class `name`, such as "torch._utils._rebuild_tensor_v2".
+  bool is_global(std::string_view name) const {
+    return kind == Kind::kGlobal && name.size() == module.size() + 1 + text.size() &&
+           name.substr(0, module.size()) == module && name[module.size()] == '.' &&
+           name.substr(module.size() + 1) == text;
   }
+
+  /// "module.name" of a function or class, for errors.
+  std::string global_name() const { return printable(module) + "." + printable(text); }
+
+  /// Whether this is the object of a call of the function, or of the class, `name`.
+  bool is_call_of(std::string_view name) const { return kind == Kind::kObject && callee->is_global(name); }
 };
 
-/// Reads one pickle and owns the values.
+/// Reads one pickle and owns the values. What a pickle can make it hold is bounded, at 1 GB, by the limits below.
 class Unpickler {
  public:
   using Value = PickleValue;
@@ -54,8 +68,10 @@ class Unpickler {
 
   /// @param file where errors are reported, and the pickle at byte `begin`.
   /// @throws c10::Error naming the file and the byte where the pickle is damaged or uses what PyTorch never writes.
-  explicit Unpickler(const FileBytes& file, uint64_t begin = 0) : file_(file), cursor_(file, begin) {
+  explicit Unpickler(const FileBytes& file, uint64_t begin = 0) : file_(file), cursor_(file_, begin) {
+    size_t opcodes = 0;
     while (step(static_cast<unsigned char>(cursor_.take(1)[0]))) {
+      check(++opcodes < kMaxOpcodes, "too many opcodes");
     }
     check(!stack_.empty(), "it ends without a value");
   }
@@ -72,7 +88,9 @@ class Unpickler {
   const std::deque<Value>& values() const { return values_; }
 
  private:
-  // More than any real checkpoint has; a hostile one can make a value of every byte.
+  // More than any real checkpoint has; a hostile one can make a value of every byte. An opcode takes up to 8 bytes of
+  // the stack, beside the value that it may make.
+  static constexpr size_t kMaxOpcodes = size_t{1} << 25;
   static constexpr size_t kMaxValues = size_t{1} << 22;
 
   void check(bool condition, const char* problem) const {
@@ -90,7 +108,7 @@ class Unpickler {
       case '0': pop(); break;                                             // POP
       case '1': pop_to_mark(); break;                                     // POP_MARK
       case '2': stack_.push_back(top()); break;                           // DUP
-      case 'N': push(Kind::kOther); break;                                // NONE
+      case 'N': push_other(0); break;                                     // NONE
       case 0x88: push_integer(1); break;                                  // NEWTRUE
       case 0x89: push_integer(0); break;                                  // NEWFALSE
       case 'J': push_integer(cursor_.number<int32_t>()); break;           // BININT
@@ -98,6 +116,7 @@ class Unpickler {
       case 'M': push_integer(cursor_.number<uint16_t>()); break;          // BININT2
       case 0x8a: push_long(cursor_.number<uint8_t>()); break;             // LONG1
       case 0x8b: push_long(cursor_.number<uint32_t>()); break;            // LONG4
+      case 'I': case 'L': push_decimal(cursor_.line()); break;            // INT, LONG (protocol 1)
       case 'G': push_other(8); break;                                     // BINFLOAT
       case 'X': push_string(cursor_.number<uint32_t>()); break;           // BINUNICODE
       case 0x8c: push_string(cursor_.number<uint8_t>()); break;           // SHORT_BINUNICODE
@@ -106,15 +125,15 @@ class Unpickler {
       case 'U': push_string(cursor_.number<uint8_t>()); break;            // SHORT_BINSTRING (Python 2)
       case 'B': push_other(cursor_.number<uint32_t>()); break;            // BINBYTES
       case 'C': push_other(cursor_.number<uint8_t>()); break;             // SHORT_BINBYTES
-      case 0x8e: push_other(cursor_.number<uint64_t>()); break;           // BINBYTES8
+      case 0x8e: case 0x96: push_other(cursor_.number<uint64_t>()); break;  // BINBYTES8, BYTEARRAY8
       case ')': case ']': push(Kind::kSequence); break;                   // EMPTY_TUPLE, EMPTY_LIST
       case 't': case 'l': push_sequence(pop_to_mark()); break;            // TUPLE, LIST
       case 0x85: push_sequence(pop_last(1)); break;                       // TUPLE1
       case 0x86: push_sequence(pop_last(2)); break;                       // TUPLE2
       case 0x87: push_sequence(pop_last(3)); break;                       // TUPLE3
       case '}': push(Kind::kDict); break;                                 // EMPTY_DICT
-      case 0x8f: push(Kind::kOther); break;                               // EMPTY_SET
-      case 0x91: pop_to_mark(); push(Kind::kOther); break;                // FROZENSET
+      case 0x8f: push_other(0); break;                                    // EMPTY_SET
+      case 0x91: pop_to_mark(); push_other(0); break;                     // FROZENSET
       case 'a': append(pop_last(1), Kind::kSequence); break;              // APPEND
       case 'e': append(pop_to_mark(), Kind::kSequence); break;            // APPENDS
       case 's': append(pop_last(2), Kind::kDict); break;                  // SETITEM
@@ -126,9 +145,9 @@ class Unpickler {
       case 0x92: pop(); push_object(pop_last(2)); break;                  // NEWOBJ_EX
       case 'b': pop(); top(); break;                                      // BUILD: the state is of no use to us
       case 'Q': push_persistent_id(); break;                              // BINPERSID
-      case 'q': memo_[cursor_.number<uint8_t>()] = top(); break;          // BINPUT
-      case 'r': memo_[cursor_.number<uint32_t>()] = top(); break;         // LONG_BINPUT
-      case 0x94: memo_[static_cast<uint32_t>(memo_.size())] = top(); break;  // MEMOIZE
+      case 'q': memoize(cursor_.number<uint8_t>()); break;                // BINPUT
+      case 'r': memoize(cursor_.number<uint32_t>()); break;               // LONG_BINPUT
+      case 0x94: memoize(static_cast<uint32_t>(memo_.size())); break;     // MEMOIZE
       case 'h': push_memo(cursor_.number<uint8_t>()); break;              // BINGET
       case 'j': push_memo(cursor_.number<uint32_t>()); break;             // LONG_BINGET
       default: check(false, "an opcode that PyTorch never writes");
@@ -156,9 +175,20 @@ class Unpickler {
     push_integer(static_cast<int64_t>(number));
   }
 
+  // A decimal number, of a LONG with an 'L' behind it; one of more than 64 bits is of no use to us.
+  void push_decimal(std::string_view digits) {
+    if (!digits.empty() && digits.back() == 'L') digits.remove_suffix(1);
+    int64_t number = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+    if (error == std::errc::result_out_of_range) return push_other(0);
+    check(error == std::errc() && end == digits.data() + digits.size(), "an integer that is no number");
+    push_integer(number);
+  }
+
+  // All values of no use are one, so that they take no memory. Skips `length` bytes.
   void push_other(uint64_t length) {
     cursor_.take(length);
-    push(Kind::kOther);
+    stack_.push_back(&other_);
   }
 
   void push_string(uint64_t length) {
@@ -169,14 +199,20 @@ class Unpickler {
   void push_sequence(std::vector<Value*> items) { push(Kind::kSequence).items = std::move(items); }
 
   void push_global() {
-    const std::string module(cursor_.line());
-    push(Kind::kGlobal).text = module + "." + std::string(cursor_.line());
+    const std::string_view module = cursor_.line();
+    push_global(module, cursor_.line());
+  }
+
+  void push_global(std::string_view module, std::string_view name) {
+    Value& global = push(Kind::kGlobal);
+    global.module = module;
+    global.text = name;
   }
 
   void push_stack_global() {
     const std::vector<Value*> names = pop_last(2);
     check(names[0]->is(Kind::kString) && names[1]->is(Kind::kString), "a class whose name is no text");
-    push(Kind::kGlobal).text = names[0]->text + "." + names[1]->text;
+    push_global(names[0]->text, names[1]->text);
   }
 
   void push_object(const std::vector<Value*>& callee_and_arguments) {
@@ -189,6 +225,11 @@ class Unpickler {
   void push_persistent_id() {
     Value* id = pop();
     push(Kind::kPersistentId).arguments = id;
+  }
+
+  void memoize(uint32_t index) {
+    check(memo_.size() < kMaxValues, "too many references");
+    memo_[index] = top();
   }
 
   void push_memo(uint32_t index) {
@@ -241,9 +282,10 @@ class Unpickler {
     }
   }
 
-  const FileBytes& file_;
+  const FileBytes file_;  // holds the bytes that the values' texts lie in
   Cursor cursor_;
   std::deque<Value> values_;  // its elements keep their addresses
+  Value other_;
   std::vector<Value*> stack_;
   std::vector<size_t> marks_;
   std::unordered_map<uint32_t, Value*> memo_;

@@ -12,12 +12,16 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
+#include "smooseg/io/detail/crc32.hpp"
 #include "smooseg/io/detail/file_bytes.hpp"
+#include "smooseg/io/detail/printable.hpp"
 
 namespace smooseg::io::detail {
 
-/// Reads the directory of an archive and hands out the entries' bytes without copying them.
+/// Reads the directory of an archive and hands out the entries' bytes without copying them. No two entries share bytes,
+/// so that all of them together are never larger than the file.
 class ZipArchive {
  public:
   /// @throws c10::Error naming the file where the directory is damaged, or an entry is compressed or encrypted.
@@ -25,6 +29,12 @@ class ZipArchive {
     const Directory directory = find_directory();
     Cursor cursor(file_, directory.offset);
     for (uint64_t i = 0; i < directory.entries; ++i) read_entry(cursor);
+
+    for (const auto& [entry, location] : entries_) boundaries_.push_back(location.offset);
+    boundaries_.push_back(directory.offset);
+    std::sort(boundaries_.begin(), boundaries_.end());
+    const auto twice = std::adjacent_find(boundaries_.begin(), boundaries_.end());
+    TORCH_CHECK(twice == boundaries_.end(), name(), ": corrupt archive: two entries at byte ", *twice);
   }
 
   /// The file's path.
@@ -32,29 +42,50 @@ class ZipArchive {
 
   bool contains(const std::string& entry) const { return entries_.count(entry) > 0; }
 
-  /// The name of the entry that is `name` or ends with "/" + `name`; "" where there is none.
-  std::string find(const std::string& name) const {
-    if (contains(name)) return name;
-    const auto found = std::find_if(entries_.begin(), entries_.end(),
-                                    [&](const auto& entry) { return ends_with(entry.first, "/" + name); });
-    return found == entries_.end() ? "" : found->first;
+  /// The names of all entries that are `name` or end with "/" + `name`.
+  std::vector<std::string> find(const std::string& name) const {
+    std::vector<std::string> found;
+    for (const auto& [entry, location] : entries_) {
+      if (entry == name || ends_with(entry, "/" + name)) found.push_back(entry);
+    }
+    return found;
   }
 
   /// The bytes of an entry.
   FileBytes read(const std::string& entry) const {
     const auto found = entries_.find(entry);
-    TORCH_CHECK(found != entries_.end(), name(), ": corrupt archive: no entry '", entry, "'");
-    const auto [offset, size] = found->second;
-    // The local header repeats the directory's; only how long it is matters.
+    TORCH_CHECK(found != entries_.end(), name(), ": corrupt archive: no entry '", printable(entry), "'");
+    const auto [offset, size, checksum] = found->second;
+    // The local header repeats the directory's. How long it is matters, and that it is that of this entry.
     Cursor cursor(file_, offset);
-    const bool is_entry = cursor.number<uint32_t>() == kLocalHeader;
+    bool is_entry = cursor.number<uint32_t>() == kLocalHeader;
     cursor.take(22);
     const auto name_length = cursor.number<uint16_t>();
     const auto extra_length = cursor.number<uint16_t>();
-    cursor.take(uint64_t{name_length} + extra_length);
-    TORCH_CHECK(is_entry && file_.holds(cursor.position(), size), name(), ": truncated or corrupt archive: entry '",
-                entry, "' of ", size, " bytes is not at byte ", offset);
-    return file_.slice(cursor.position(), size);
+    is_entry = is_entry && cursor.take(name_length) == entry;
+    cursor.take(extra_length);
+    const uint64_t begin = cursor.position();
+    const uint64_t end = *std::upper_bound(boundaries_.begin(), boundaries_.end() - 1, offset);
+    TORCH_CHECK(is_entry && begin <= end && size <= end - begin && file_.holds(begin, size), name(),
+                ": truncated or corrupt archive: entry '", printable(entry), "' of ", size, " bytes is not at byte ",
+                offset);
+    return file_.slice(begin, size);
+  }
+
+  /// Checks an entry's bytes, all of which this reads, against their checksum. One of 0 stands for none: PyTorch writes
+  /// it where checksums are switched off.
+  /// @throws c10::Error naming file and entry where they differ.
+  void verify(const std::string& entry) const {
+    const FileBytes bytes = read(entry);
+    const uint32_t expected = entries_.at(entry).checksum;
+    if (expected == 0) return;
+    const uint32_t got = crc32(bytes.view());
+    TORCH_CHECK(got == expected, name(), ": damaged: entry '", printable(entry), "' has the checksum ", got,
+                ", expected ", expected);
+  }
+
+  void verify_all() const {
+    for (const auto& [entry, location] : entries_) verify(entry);
   }
 
  private:
@@ -65,6 +96,7 @@ class ZipArchive {
   struct Location {
     uint64_t offset;  // of the local header
     uint64_t size;
+    uint32_t checksum;
   };
 
   static constexpr uint32_t kLocalHeader = 0x04034b50;
@@ -81,10 +113,12 @@ class ZipArchive {
 
   Directory find_directory() const {
     // The end record is the file's last, but for a comment of up to 65535 bytes.
-    const size_t end =
-        file_.size() < kEndSize ? std::string_view::npos : file_.view().rfind(kEndMark, file_.size() - kEndSize);
-    TORCH_CHECK(end != std::string_view::npos && file_.size() - end <= kEndSize + 0xFFFF, name(),
-                ": truncated archive: it has no directory at its end");
+    constexpr size_t kMost = kEndSize + 0xFFFF;
+    const size_t tail_begin = file_.size() > kMost ? file_.size() - kMost : 0;
+    const std::string_view tail = file_.view().substr(tail_begin);
+    const size_t found = tail.size() < kEndSize ? std::string_view::npos : tail.rfind(kEndMark, tail.size() - kEndSize);
+    TORCH_CHECK(found != std::string_view::npos, name(), ": truncated archive: it has no directory at its end");
+    const uint64_t end = tail_begin + found;
     Cursor cursor(file_, end + 10);
     Directory directory{};
     directory.entries = cursor.number<uint16_t>();
@@ -114,7 +148,8 @@ class ZipArchive {
     cursor.take(4);
     const auto flags = cursor.number<uint16_t>();
     const auto method = cursor.number<uint16_t>();
-    cursor.take(8);
+    cursor.take(4);
+    const auto checksum = cursor.number<uint32_t>();
     uint64_t stored_size = cursor.number<uint32_t>();
     uint64_t size = cursor.number<uint32_t>();
     const auto name_length = cursor.number<uint16_t>();
@@ -127,10 +162,10 @@ class ZipArchive {
     cursor.take(uint64_t{extra_length} + comment_length);
     read_extra64(Cursor(file_, extra_begin), extra_begin + extra_length, {&size, &stored_size, &offset});
 
-    TORCH_CHECK(method == 0 && (flags & 1) == 0 && size == stored_size, name(), ": entry '", entry,
+    TORCH_CHECK(method == 0 && (flags & 1) == 0 && size == stored_size, name(), ": entry '", printable(entry),
                 "' is compressed or encrypted, which PyTorch's files never are");
-    TORCH_CHECK(entries_.emplace(entry, Location{offset, size}).second, name(), ": corrupt archive: two entries '",
-                entry, "'");
+    TORCH_CHECK(entries_.emplace(entry, Location{offset, size, checksum}).second, name(),
+                ": corrupt archive: two entries '", printable(entry), "'");
   }
 
   // Zip64 puts the numbers that do not fit 32 bits, in this order, into an extra field with the id 1.
@@ -149,6 +184,7 @@ class ZipArchive {
 
   FileBytes file_;
   std::map<std::string, Location> entries_;
+  std::vector<uint64_t> boundaries_;  // where entries begin, then the directory; ascending
 };
 
 }  // namespace smooseg::io::detail
