@@ -49,8 +49,7 @@ io::TensorMap resnet50_tensors(const std::string& prefix = "") {
     const std::string norm = name.substr(0, name.size() - variance.size());
     tensors[prefix + norm + "num_batches_tracked"] = torch::zeros({}, torch::kInt64);
   };
-  for (const auto& item : resnet->named_parameters()) add(item.key(), item.value().sizes());
-  for (const auto& item : resnet->named_buffers()) add(item.key(), item.value().sizes());
+  for (const auto& [name, tensor] : io::tensors_of(*resnet)) add(name, tensor.sizes());
   return tensors;
 }
 
@@ -111,12 +110,7 @@ TEST_CASE("ResNet-50 gives what torchvision's gives", "[backbone]") {
 TEST_CASE("ResNet equals convolution, batch norm and ReLU one after the other", "[backbone]") {
   ResNet resnet = small_resnet();
   resnet->to(torch::kFloat64);
-  const auto state = [&] {
-    io::TensorMap tensors;
-    for (const auto& item : resnet->named_parameters()) tensors[item.key()] = item.value();
-    for (const auto& item : resnet->named_buffers()) tensors[item.key()] = item.value();
-    return tensors;
-  }();
+  const io::TensorMap state = io::tensors_of(*resnet);
   const auto convolved = [&](const Tensor& x, const std::string& conv, const std::string& norm, int64_t stride) {
     const Tensor& w = state.at(conv + ".weight");
     return at::batch_norm(at::conv2d(x, w, {}, stride, w.size(2) / 2), state.at(norm + ".weight"),

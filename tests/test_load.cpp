@@ -79,13 +79,6 @@ TensorMap with_prefix(const std::string& prefix, const TensorMap& tensors) {
   return result;
 }
 
-TensorMap state_of(const torch::nn::Module& module) {
-  TensorMap state;
-  for (const auto& item : module.named_parameters()) state[item.key()] = item.value().detach();
-  for (const auto& item : module.named_buffers()) state[item.key()] = item.value();
-  return state;
-}
-
 void check_same(const TensorMap& got, const TensorMap& expected) {
   REQUIRE(got.size() == expected.size());
   for (const auto& [name, tensor] : expected) {
@@ -234,7 +227,7 @@ TEST_CASE("load: what a module wants is never left out", "[io][names]") {
   struct OwnerImpl : torch::nn::Module {
     OwnerImpl() { register_module("bn1", torch::nn::BatchNorm2d(3)); }
   } owner;
-  TensorMap tensors = state_of(owner);
+  TensorMap tensors = tensors_of(owner);
   tensors.at("bn1.num_batches_tracked") = torch::tensor(7, torch::kInt64);
   CHECK(load_tensors(owner, tensors).complete());
   CHECK(owner.named_buffers()["bn1.num_batches_tracked"].item<int64_t>() == 7);
@@ -263,7 +256,7 @@ TEST_CASE("load: SmooSeg's published checkpoints, whole and in parts", "[io][nam
     // With the backbone that these small ones lack.
     CHECK_ERROR(load(*segmenter, file), "8 tensors fit; 18 missing (backbone.blocks.0.attn.proj.bias, ");
     TensorMap whole = read_tensors(file);
-    whole.merge(with_prefix("state_dict.net.model.", state_of(*backbone)));
+    whole.merge(with_prefix("state_dict.net.model.", tensors_of(*backbone)));
     const LoadReport report = load_tensors(*segmenter, whole);
     CHECK(report.prefix == "state_dict.");
     CHECK(report.loaded.size() == 8 + 18);
@@ -289,12 +282,13 @@ TEST_CASE("load: SmooSeg's published checkpoints, whole and in parts", "[io][nam
 TEST_CASE("load: STEGO's projector", "[io][names]") {
   TensorMap stego;
   smooseg::Projector trained(24, 8), projector(24, 8);
-  for (const auto& [name, tensor] : with_names(state_of(*trained), "authors")) stego["state_dict.net." + name] = tensor;
+  for (const auto& [name, tensor] : with_names(tensors_of(*trained), "authors"))
+    stego["state_dict.net." + name] = tensor;
   CHECK(stego.count("state_dict.net.cluster2.0.weight") == 1);
   stego["state_dict.net.model.cls_token"] = torch::ones({1, 1, 24});
   CHECK_ERROR(load_tensors(*projector, stego), "1 unexpected (model.cls_token)");
   CHECK(load_tensors(*projector, stego, LoadOptions().ignore({"model."})).prefix == "state_dict.net.");
-  check_same(state_of(*projector), state_of(*trained));
+  check_same(tensors_of(*projector), tensors_of(*trained));
 }
 
 TEST_CASE("names: what is unknown is told", "[io][names]") {

@@ -37,6 +37,14 @@ inline TensorMap read_tensors(const std::string& path) {
   TORCH_CHECK(false, path, ": neither a safetensors file nor a PyTorch checkpoint: it begins with '", beginning, "'");
 }
 
+/// All parameters and buffers of a module by name; the tensors are the module's own.
+inline TensorMap tensors_of(const torch::nn::Module& module) {
+  TensorMap tensors;
+  for (const auto& item : module.named_parameters()) tensors[item.key()] = item.value();
+  for (const auto& item : module.named_buffers()) tensors[item.key()] = item.value();
+  return tensors;
+}
+
 /// Options for `load` and `load_tensors`.
 struct LoadOptions {
   /// Whether every parameter and buffer must be in the file, and every tensor in the file must be wanted. Default:
@@ -93,14 +101,6 @@ inline bool starts_with(const std::string& text, const std::string& beginning) {
   return text.compare(0, beginning.size(), beginning) == 0;
 }
 
-/// All parameters and buffers of a module by name; the tensors are the module's own.
-inline TensorMap state_of(const torch::nn::Module& module) {
-  TensorMap state;
-  for (const auto& item : module.named_parameters()) state[item.key()] = item.value();
-  for (const auto& item : module.named_buffers()) state[item.key()] = item.value();
-  return state;
-}
-
 /// A buffer without elements has no shape yet, and takes the file's.
 inline bool takes_any_shape(const Tensor& target) {
   return target.numel() == 0 && !target.requires_grad();
@@ -154,7 +154,7 @@ inline LoadReport compare(const TensorMap& state, const TensorMap& tensors, cons
 ///   else where not one name of the module is found; and where several prefixes would do.
 inline LoadReport load_tensors(torch::nn::Module& module, const TensorMap& tensors, const LoadOptions& options = {},
                                const std::string& source = "load_tensors") {
-  const TensorMap state = detail::state_of(module);
+  const TensorMap state = tensors_of(module);
   const auto wanted = [&](const std::string& name) { return state.count(name) > 0; };
   const detail::NamesFound found = detail::find_names(tensors, detail::namings(), wanted, options.prefix(), source);
   const detail::Naming& naming = found.naming == nullptr ? detail::namings().back() : *found.naming;
