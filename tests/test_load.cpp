@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "smooseg/backbone/vision_transformer.hpp"
@@ -140,6 +141,42 @@ TEST_CASE("names: timm's SwiGLU has the names of its MLP", "[io][names]") {
   CHECK(timm.at("blocks.2.mlp.fc2.weight").sizes() == torch::IntArrayRef({48, 128}));
   VisionTransformer vit(dinov2().swiglu(true));
   CHECK(load_tensors(*vit, timm).naming == "timm");
+}
+
+TEST_CASE("load: what transformers 5 calls its tensors in memory", "[io][names]") {
+  // From the names of save_pretrained's files, of which Hugging Face's model changes these.
+  const std::vector<std::pair<std::string, std::string>> both{{".attention.attention.query.", ".attention.q_proj."},
+                                                              {".attention.attention.key.", ".attention.k_proj."},
+                                                              {".attention.attention.value.", ".attention.v_proj."},
+                                                              {".attention.output.dense.", ".attention.o_proj."}};
+  const std::vector<std::pair<std::string, std::string>> vit{
+      {".intermediate.dense.", ".mlp.fc1."}, {".output.dense.", ".mlp.fc2."}, {"encoder.layer.", "layers."}};
+  for (const Client& client : clients()) {
+    if (client.naming != "huggingface") continue;
+    INFO(client.file);
+    TensorMap in_memory;
+    for (const auto& [name, tensor] : golden(client.file)) {
+      std::string renamed = name;
+      auto changes = both;
+      if (!client.options.layer_scale()) changes.insert(changes.end(), vit.begin(), vit.end());
+      changes.emplace_back(".mlp.weights_out.", ".mlp.down_proj.");
+      for (const auto& [saved, now] : changes) {
+        const size_t at = renamed.find(saved);
+        if (at != std::string::npos) renamed.replace(at, saved.size(), now);
+      }
+      const std::string gated = ".mlp.weights_in.";
+      if (const size_t at = renamed.find(gated); at != std::string::npos) {
+        const auto parts = tensor.chunk(2);
+        in_memory[std::string(renamed).replace(at, gated.size(), ".mlp.gate_proj.")] = parts[0];
+        in_memory[std::string(renamed).replace(at, gated.size(), ".mlp.up_proj.")] = parts[1];
+      } else {
+        in_memory[renamed] = tensor;
+      }
+    }
+    CHECK(in_memory.count("encoder.layer.0.attention.attention.query.weight") == 0);
+    CHECK(features_error(client, in_memory) < kGoldenTolerance);
+    check_same(with_our_names(in_memory, client.file), with_our_names(golden(client.file), client.file));
+  }
 }
 
 TEST_CASE("load: prefixes, and what is beside the wanted network", "[io][names]") {

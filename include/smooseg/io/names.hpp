@@ -54,6 +54,30 @@ inline constexpr std::array<TransformerNames, 15> kTransformerNames{{
     {"norm.*", "norm.*", "layernorm.*", "layernorm.*"},
 }};
 
+/// The same as Hugging Face's models call them in memory since transformers 5, and so in what `torch.save` wrote of
+/// their state dicts; `save_pretrained` writes the names above.
+struct TransformerStateNames {
+  std::string_view ours, vit_model, dinov2_model;
+};
+inline constexpr std::array<TransformerStateNames, 15> kTransformerStateNames{{
+    {"cls_token", "embeddings.cls_token", "embeddings.cls_token"},
+    {"pos_embed", "embeddings.position_embeddings", "embeddings.position_embeddings"},
+    {"register_tokens", "", "embeddings.register_tokens"},
+    {"patch_embed.proj.*", "embeddings.patch_embeddings.projection.*", "embeddings.patch_embeddings.projection.*"},
+    {"blocks.#.norm1.*", "layers.#.layernorm_before.*", "encoder.layer.#.norm1.*"},
+    {"blocks.#.attn.qkv.*", "layers.#.attention.{q_proj,k_proj,v_proj}.*",
+     "encoder.layer.#.attention.{q_proj,k_proj,v_proj}.*"},
+    {"blocks.#.attn.proj.*", "layers.#.attention.o_proj.*", "encoder.layer.#.attention.o_proj.*"},
+    {"blocks.#.ls1.gamma", "", "encoder.layer.#.layer_scale1.lambda1"},
+    {"blocks.#.norm2.*", "layers.#.layernorm_after.*", "encoder.layer.#.norm2.*"},
+    {"blocks.#.mlp.fc1.*", "layers.#.mlp.fc1.*", "encoder.layer.#.mlp.fc1.*"},
+    {"blocks.#.mlp.fc2.*", "layers.#.mlp.fc2.*", "encoder.layer.#.mlp.fc2.*"},
+    {"blocks.#.mlp.w12.*", "", "encoder.layer.#.mlp.{gate_proj,up_proj}.*"},
+    {"blocks.#.mlp.w3.*", "", "encoder.layer.#.mlp.down_proj.*"},
+    {"blocks.#.ls2.gamma", "", "encoder.layer.#.layer_scale2.lambda1"},
+    {"norm.*", "layernorm.*", "layernorm.*"},
+}};
+
 /// A ResNet's tensors, whose names are torchvision's in DINO's and MoCo's files, in timm's and in ours.
 inline constexpr std::array<std::string_view, 5> kResNetNames{"conv1.*", "bn1.*", "layer#.#.conv#.*", "layer#.#.bn#.*",
                                                               "layer#.#.downsample.#.*"};
@@ -194,7 +218,8 @@ inline void timm_to_theirs(TensorMap& tensors) {
   positions->second = positions->second.slice(1, 1);
 }
 
-/// All namings, those for the more special modules first.
+/// All namings, those for the more special modules first; of several with one name, `with_names` takes the first that
+/// fits.
 inline const std::vector<Naming>& namings() {
   static const std::vector<Naming> all = [] {
     Naming dino{"dino", {}, {"mask_token", "head."}}, timm{"timm", {}, {"mask_token", "head."}};
@@ -211,6 +236,11 @@ inline const std::vector<Naming>& namings() {
       dinov2_training.add(row.ours,
                           in_block ? "blocks.@.#" + std::string(row.ours.substr(block.size())) : std::string(row.ours));
     }
+    Naming vit_state{"huggingface", {}, vit_model.unused}, dinov2_state = vit_state;
+    for (const TransformerStateNames& row : kTransformerStateNames) {
+      vit_state.add(row.ours, row.vit_model);
+      dinov2_state.add(row.ours, row.dinov2_model);
+    }
     timm.to_ours = timm_to_ours;
     timm.to_theirs = timm_to_theirs;
 
@@ -218,7 +248,8 @@ inline const std::vector<Naming>& namings() {
     for (const std::string_view name : kResNetNames) torchvision.add(name, name);
     Naming authors{"authors", {}, {"cluster_metrics."}};
     for (const SegmenterNames& row : kSegmenterNames) authors.add(row.ours, row.theirs);
-    return std::vector<Naming>{dino, timm, vit_model, dinov2_model, dinov2_training, torchvision, authors, Naming()};
+    return std::vector<Naming>{dino,        timm,    vit_model, dinov2_model, vit_state, dinov2_state, dinov2_training,
+                               torchvision, authors, Naming()};
   }();
   return all;
 }
