@@ -76,6 +76,7 @@ TEST_CASE("ResNet-50 gives what torchvision's gives", "[backbone]") {
     INFO(size);
     const Tensor features = resnet->features(expected.at(size + ".input"));
     CHECK_FALSE(features.requires_grad());
+    CHECK(features.is_contiguous());
     CHECK(relative_error(features, expected.at(size + ".features")) < 1e-5);
   }
   CHECK(resnet->channels() == 2048);

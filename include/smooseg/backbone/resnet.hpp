@@ -152,10 +152,11 @@ class ResNetImpl : public CloneableBackbone<ResNetImpl> {
     constexpr auto kFunction = "ResNet::features";
     check_images(images, kFunction);
     detail::check_same_device(images, conv1_->weight, kFunction, "images", "the weights");
-    Tensor x = bn1_->of(conv1_, images.to(conv1_->weight.scalar_type())).relu_();
-    x = at::max_pool2d(x, 3, 2, 1);
+    // Channels beside each other are what the CPU's convolutions work on.
+    Tensor x = images.to(conv1_->weight.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
+    x = at::max_pool2d(bn1_->of(conv1_, x).relu_(), 3, 2, 1);
     for (Bottleneck& block : blocks_) x = block(x);
-    return x;
+    return x.contiguous();
   }
 
   int64_t patch_size() const override { return 32; }
