@@ -157,6 +157,18 @@ TEST_CASE("a download that was cut off goes on, or starts anew", "[weights]") {
   CHECK(files_in(mirror.folder) == 0);
   check_runs({"weights", "get", "dino_vits16"});
 
+  // Without the server: what is there is kept, and enough where it is all.
+  fs::remove(target);
+  const fs::path published = mirror.server / smooseg::backbone::find("dino_vits16").weights.path;
+  fs::remove(published);
+  write_text(part, content.substr(0, 1000));
+  check_fails({"weights", "get", "dino_vits16"}, "what came so far is kept for another try: " + part.string());
+  CHECK(text_of(part) == content.substr(0, 1000));
+  write_text(part, content);
+  check_runs({"weights", "get", "dino_vits16"});
+  CHECK(text_of(target) == content);
+  write_text(published, content);
+
   // Two at once.
   fs::remove(target);
   write_text(part, "");

@@ -88,10 +88,10 @@ std::string fetch(const std::string& url, const fs::path& file) {
   if (!terminal) command.insert(command.end(), {"--silent", "--show-error"});
   command.push_back(url);
 
-  constexpr int kHttpError = 22, kRangeError = 33, kBadResume = 36;
+  constexpr int kRangeError = 33, kBadResume = 36;
   std::optional<int> status = run_program(command);
   const bool resumed = fs::file_size(file) > 0;
-  if (resumed && (status == kHttpError || status == kRangeError || status == kBadResume)) {
+  if (resumed && (status == kRangeError || status == kBadResume)) {
     fs::resize_file(file, 0);  // what is there cannot be gone on with
     status = run_program(command);
   }
@@ -100,7 +100,7 @@ std::string fetch(const std::string& url, const fs::path& file) {
                                                    {6, "the host is not known: is there a network?"},
                                                    {7, "the host does not answer: is there a network?"},
                                                    {18, "the connection ended too early"},
-                                                   {kHttpError, "the server refused"},
+                                                   {22, "the server refused"},
                                                    {23, "the file cannot be written: is the disk full?"},
                                                    {28, "it took too long"},
                                                    {35, "no secure connection"},
@@ -187,13 +187,17 @@ fs::path download_weights(const backbone::RegistryEntry& entry, const fs::path& 
       << ", licence " << weights.licence << std::endl;
   const fs::path part = folder / (weights.file + ".part"), target = folder / weights.file;
   const LockedFile lock(part);
-  if (const std::string problem = fetch(url, part); !problem.empty()) {
-    if (fs::file_size(part) == 0) fs::remove(part);
-    throw fail(problem);
-  }
-  if (const std::string problem = examine(part, weights, err); !problem.empty()) {
-    fs::remove(part);
-    throw fail("what came is not the published file: " + problem);
+  // One that was whole when it was cut off needs no more; a server refuses to go on with it.
+  if (fs::file_size(part) == 0 || !examine(part, weights, err).empty()) {
+    if (const std::string problem = fetch(url, part); !problem.empty()) {
+      const bool kept = fs::file_size(part) > 0;
+      if (!kept) fs::remove(part);
+      throw fail(problem + (kept ? "; what came so far is kept for another try: " + part.string() : ""));
+    }
+    if (const std::string problem = examine(part, weights, err); !problem.empty()) {
+      fs::remove(part);
+      throw fail("what came is not the published file: " + problem);
+    }
   }
   fs::rename(part, target);
   return target;
