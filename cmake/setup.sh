@@ -57,6 +57,7 @@ smooseg_missing_packages() {
   command -v cmake >/dev/null || echo cmake
   command -v ninja >/dev/null || command -v make >/dev/null || echo ninja-build
   command -v pkg-config >/dev/null || echo pkg-config
+  command -v curl >/dev/null || echo curl # fetches weights
   local packages="libeigen3-dev catch2 libbenchmark-dev libcli11-dev nlohmann-json3-dev libpng-dev libjpeg-dev" package
   case $SMOOSEG_LIBTORCH in
     debian) packages+=" libtorch-dev libopenblas0-openmp" ;; # without OpenBLAS matrix products run 30 times slower

@@ -3,15 +3,16 @@
 #
 #   examples/quickstart.sh                                    made-up scenes of textures
 #   examples/quickstart.sh --data DIR [--classes K]           your own pictures, with or without labels
+#   examples/quickstart.sh --data DIR --backbone NAME         features of weights from 'smooseg weights get NAME'
 #   examples/quickstart.sh --data DIR --weights FILE [--backbone NAME]
-#                                                             features of official DINO weights (default: dino_vits8)
+#                                                             of a file of weights (default: of dino_vits8)
 #   --iterations N, --out DIR                                 steps to train, where to put it all (out/quickstart)
 #
 # SMOOSEG_LIBTORCH chooses the LibTorch, see cmake/setup.sh.
 set -euo pipefail
 
 fail() { echo "quickstart.sh: $*" >&2; exit 2; }
-data='' weights='' backbone=dino_vits8 classes='' iterations='' out=''
+data='' weights='' backbone='' classes='' iterations='' out=''
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" | sed '/^set /d'; exit 0 ;;
@@ -38,9 +39,10 @@ smooseg=$SMOOSEG_BUILD_DIR/bin/smooseg
 config=examples/configs/scenes.toml
 [ -z "$data" ] || config=examples/configs/folder.toml
 options=()
-if [ -n "$weights" ]; then
+if [ -n "$weights$backbone" ]; then
   config=examples/configs/dino.toml
-  options+=(--backbone "$backbone" --weights "$weights")
+  options+=(--backbone "${backbone:-dino_vits8}")
+  [ -z "$weights" ] || options+=(--weights "$weights")
 fi
 if [ -z "$data" ]; then
   data=$out/scenes

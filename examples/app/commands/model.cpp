@@ -1,5 +1,7 @@
 #include "commands/model.hpp"
 
+#include <array>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <stdexcept>
@@ -14,6 +16,7 @@
 namespace smooseg::app {
 namespace {
 
+constexpr auto kFormatName = "smooseg model ";
 constexpr auto kFormat = "smooseg model 1";
 constexpr auto kExtraPrefix = "optimizer.";
 
@@ -165,15 +168,24 @@ Model make_model(const ModelSettings& settings, const ClassTable& classes) {
 }
 
 void save_model(const std::filesystem::path& path, const Model& model, const io::TensorMap& extra) {
-  io::TensorMap tensors = extra;
-  for (const auto& item : model.segmenter->named_parameters()) tensors[item.key()] = item.value().detach();
-  for (const auto& item : model.segmenter->named_buffers()) tensors[item.key()] = item.value();
+  io::TensorMap tensors = io::tensors_of(*model.segmenter);
+  tensors.insert(extra.begin(), extra.end());
   io::write_safetensors(path.string(), tensors,
                         {{"format", kFormat},
                          {"version", SMOOSEG_VERSION},
                          {"step", std::to_string(model.step)},
                          {"settings", nlohmann::json(values_of(model.settings)).dump()},
                          {"classes", classes_to_json(model.classes)}});
+}
+
+bool is_model(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::array<char, 9> beginning{};
+  file.read(beginning.data(), beginning.size());
+  if (!file || beginning.back() != '{') return false;  // no safetensors
+  const auto metadata = io::read_safetensors_metadata(path.string());
+  const auto format = metadata.find("format");
+  return format != metadata.end() && format->second.rfind(kFormatName, 0) == 0;
 }
 
 LoadedModel load_model(const std::filesystem::path& path, torch::Device device, const SegmenterOptions& options) {

@@ -75,6 +75,9 @@ struct LoadedModel {
   io::TensorMap extra;
 };
 
+/// Whether this file is a model of this program, of any version of its format; false where there is none.
+bool is_model(const std::filesystem::path& path);
+
 /// @throws c10::Error or std::runtime_error naming the file where it is missing, damaged or no model of this program.
 LoadedModel load_model(const std::filesystem::path& path, torch::Device device, const SegmenterOptions& options = {});
 

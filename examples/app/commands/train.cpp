@@ -18,8 +18,10 @@
 #include "commands/model.hpp"
 #include "commands/runtime.hpp"
 #include "commands/score.hpp"
+#include "commands/weight_files.hpp"
 #include "data/dataset.hpp"
 #include "data/loader.hpp"
+#include "smooseg/backbone/registry.hpp"
 #include "smooseg/backbone/texture.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/io/load.hpp"
@@ -52,7 +54,8 @@ void add_options(CLI::App& app, TrainSettings& s) {
   const auto positive = CLI::Range(int64_t{1}, int64_t{1} << 40);
   app.add_option("--data", s.data, "data set (images/train, ...) or any folder of pictures")->required();
   app.add_option("--out", s.out, "folder for the checkpoints and the log")->required();
-  app.add_option("--weights", s.weights, "the backbone's weights (.pth, .pt, .ckpt, .safetensors)");
+  app.add_option("--weights", s.weights,
+                 "the backbone's weights (.pth, .pt, .ckpt, .safetensors); default: those of 'smooseg weights get'");
   app.add_option("--iterations", s.iterations, "steps to train in all")->check(positive)->capture_default_str();
   app.add_flag("--resume", s.resume, "go on from OUT/last.safetensors");
   app.add_option("--log-every", s.log_every, "steps between lines of the log")->check(positive)->capture_default_str();
@@ -93,16 +96,16 @@ ClassTable settle(TrainSettings& s, const Dataset& dataset) {
     throw std::runtime_error("--batch: expected at least 2, since each image is compared with another, got " +
                              std::to_string(s.model.batch));
   }
-  if (s.model.backbone == "texture" && s.model.features != "tokens") {
-    throw std::runtime_error("--features: the backbone 'texture' has no " + s.model.features);
+  const auto& backbone = backbone::find(s.model.backbone);
+  const bool has_weights = !backbone.weights.file.empty();
+  if (s.model.features == "keys" && !backbone.has_keys) {
+    throw std::runtime_error("--features: the backbone '" + s.model.backbone + "' has no keys");
   }
-  if (s.model.backbone == "texture" && !s.weights.empty()) {
-    throw std::runtime_error("--weights: the backbone 'texture' has none; choose another with --backbone");
-  }
-  if (s.model.backbone != "texture" && s.weights.empty() && !s.resume) {
+  if (!has_weights && !s.weights.empty()) {
     throw std::runtime_error("--weights: the backbone '" + s.model.backbone +
-                             "' needs its pretrained weights; 'texture' needs none");
+                             "' has none; choose another with --backbone");
   }
+  if (has_weights && !s.resume) s.weights = weights_for(backbone, s.weights);
   return dataset.classes ? *dataset.classes : default_classes(s.model.classes);
 }
 

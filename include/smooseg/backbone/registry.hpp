@@ -12,40 +12,97 @@
 #include <vector>
 
 #include "smooseg/backbone/backbone.hpp"
+#include "smooseg/backbone/resnet.hpp"
 #include "smooseg/backbone/texture.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
 
 namespace smooseg::backbone {
 
+/// The file that a backbone's published weights are in. What its publisher and others who have hashed it do not tell is
+/// left empty.
+struct PretrainedWeights {
+  std::string file;     ///< its official name; empty: the backbone needs none
+  std::string path;     ///< where it lies below `kWeightsUrl`
+  std::string licence;  ///< SPDX identifier
+  int64_t bytes = 0;    ///< its size; 0: unknown
+  std::string sha256;   ///< 64 hexadecimal digits; empty: unknown
+};
+
+/// Where all files of `PretrainedWeights` are published.
+inline constexpr auto kWeightsUrl = "https://dl.fbaipublicfiles.com";
+
 /// What is known of a backbone before it is made.
 struct RegistryEntry {
   std::string name;
-  int64_t patch_size;        ///< pixels
-  int64_t channels;          ///< of the features
-  std::string weights_file;  ///< the official file's name; empty: needs none
-  std::string licence;       ///< the weights' licence; empty: needs none
+  int64_t patch_size;  ///< pixels
+  int64_t channels;    ///< of the features
+  PretrainedWeights weights;
+  bool has_keys;  ///< whether there is attention, and so `FeatureKind::kKeys`
   std::function<std::shared_ptr<Backbone>(FeatureKind)> make;
 };
 
 /// All backbones that `make` knows.
 inline const std::vector<RegistryEntry>& registry() {
-  const auto dino = [](const std::string& name, const VisionTransformerOptions& options, const std::string& file) {
-    return RegistryEntry{name, options.patch_size(), options.embed_dim(), file, "Apache-2.0", [=](FeatureKind kind) {
+  using Options = VisionTransformerOptions;
+  const auto transformer = [](const std::string& name, const Options& options, const PretrainedWeights& weights) {
+    return RegistryEntry{name, options.patch_size(), options.embed_dim(), weights, true, [=](FeatureKind kind) {
                            auto chosen = options;
                            return std::make_shared<VisionTransformerImpl>(chosen.features(kind));
                          }};
   };
-  const auto texture = [](FeatureKind kind) {
-    TORCH_CHECK(kind == FeatureKind::kTokens, "backbone: texture has no keys; expected FeatureKind::kTokens");
-    return std::make_shared<TextureImpl>();
+  const auto without_keys = [](const std::string& name, int64_t patch_size, int64_t channels,
+                               const PretrainedWeights& weights, const auto& make) {
+    return RegistryEntry{name, patch_size, channels, weights, false, [=](FeatureKind kind) {
+                           TORCH_CHECK(kind == FeatureKind::kTokens, "backbone: ", name,
+                                       " has no keys; expected FeatureKind::kTokens");
+                           return make();
+                         }};
   };
-  using Options = VisionTransformerOptions;
+  // DINO's file FILE.pth lies in a folder of its own name.
+  const auto dino_file = [](const std::string& file) {
+    return PretrainedWeights{file + ".pth", "dino/" + file + "/" + file + ".pth", "Apache-2.0", 0, ""};
+  };
+  const auto dino = [&](const std::string& name, const Options& options, const std::string& file) {
+    return transformer(name, options, dino_file(file));
+  };
+  // DINOv2's MODEL_pretrain.pth and MODEL_reg4_pretrain.pth lie in the folder MODEL. The publisher gives no checksums;
+  // these are what several independent projects have pinned for the files.
+  const auto dinov2 = [&](const std::string& model, const Options& options, int64_t bytes, const std::string& sha256) {
+    const bool registers = options.register_tokens() > 0;
+    const std::string file = model + (registers ? "_reg4" : "") + "_pretrain.pth";
+    return transformer(model + (registers ? "_reg" : ""), options,
+                       {file, "dinov2/" + model + "/" + file, "Apache-2.0", bytes, sha256});
+  };
+  const auto resnet50 = [&](const std::string& name, const PretrainedWeights& weights) {
+    return without_keys(name, 32, 2048, weights,
+                        [] { return std::make_shared<ResNetImpl>(ResNetOptions::resnet50()); });
+  };
   static const std::vector<RegistryEntry> entries{
-      dino("dino_vits8", Options::dino_vits8(), "dino_deitsmall8_pretrain.pth"),
-      dino("dino_vits16", Options::dino_vits16(), "dino_deitsmall16_pretrain.pth"),
-      dino("dino_vitb8", Options::dino_vitb8(), "dino_vitbase8_pretrain.pth"),
-      dino("dino_vitb16", Options::dino_vitb16(), "dino_vitbase16_pretrain.pth"),
-      {"texture", 8, TextureOptions().textons(), "", "", texture},
+      dino("dino_vits8", Options::dino_vits8(), "dino_deitsmall8_pretrain"),
+      dino("dino_vits16", Options::dino_vits16(), "dino_deitsmall16_pretrain"),
+      dino("dino_vitb8", Options::dino_vitb8(), "dino_vitbase8_pretrain"),
+      dino("dino_vitb16", Options::dino_vitb16(), "dino_vitbase16_pretrain"),
+      dinov2("dinov2_vits14", Options::dinov2_vits14(), 88'283'115,
+             "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9"),
+      dinov2("dinov2_vitb14", Options::dinov2_vitb14(), 346'378'731,
+             "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73"),
+      dinov2("dinov2_vitl14", Options::dinov2_vitl14(), 1'217'586'395,
+             "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428"),
+      dinov2("dinov2_vitg14", Options::dinov2_vitg14(), 4'546'108'579,
+             "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3"),
+      dinov2("dinov2_vits14", Options::dinov2_vits14(true), 0,
+             "f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb"),
+      dinov2("dinov2_vitb14", Options::dinov2_vitb14(true), 346'393'545,
+             "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71"),
+      dinov2("dinov2_vitl14", Options::dinov2_vitl14(true), 1'217'607'321,
+             "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51"),
+      dinov2("dinov2_vitg14", Options::dinov2_vitg14(true), 4'546'140'349,
+             "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283"),
+      resnet50("dino_resnet50", dino_file("dino_resnet50_pretrain")),
+      resnet50("mocov2_resnet50",
+               {"moco_v2_800ep_pretrain.pth.tar", "moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar",
+                "CC-BY-NC-4.0", 0, ""}),
+      without_keys("texture", 8, TextureOptions().textons(), {}, [] { return std::make_shared<TextureImpl>(); }),
   };
   return entries;
 }
@@ -61,7 +118,7 @@ inline const RegistryEntry& find(const std::string& name) {
   TORCH_CHECK(false, "backbone: expected one of ", known, ", got '", name, "'");
 }
 
-/// Makes the backbone of this name: a transformer with random weights, to be loaded with `io::load`; a `Texture` that
+/// Makes the backbone of this name: a network with random weights, to be loaded with `io::load`; a `Texture` that
 /// is not yet fitted.
 /// @param kind which features a transformer gives; a backbone without attention has no keys.
 /// @throws c10::Error for an unknown name, and for features that the backbone does not have.

@@ -18,6 +18,7 @@
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/io/detail/file_bytes.hpp"
+#include "smooseg/io/names.hpp"
 #include "smooseg/io/safetensors.hpp"
 #include "smooseg/io/torch_checkpoint.hpp"
 
@@ -36,6 +37,14 @@ inline TensorMap read_tensors(const std::string& path) {
   TORCH_CHECK(false, path, ": neither a safetensors file nor a PyTorch checkpoint: it begins with '", beginning, "'");
 }
 
+/// All parameters and buffers of a module by name; the tensors are the module's own.
+inline TensorMap tensors_of(const torch::nn::Module& module) {
+  TensorMap tensors;
+  for (const auto& item : module.named_parameters()) tensors[item.key()] = item.value();
+  for (const auto& item : module.named_buffers()) tensors[item.key()] = item.value();
+  return tensors;
+}
+
 /// Options for `load` and `load_tensors`.
 struct LoadOptions {
   /// Whether every parameter and buffer must be in the file, and every tensor in the file must be wanted. Default:
@@ -44,19 +53,22 @@ struct LoadOptions {
 
   /// What the names of the wanted tensors begin with in the file, such as "teacher.backbone."; it is stripped, and
   /// tensors of other names are left alone. Default: "", which finds it out: the prefix under which the most names of
-  /// the module are found, nothing if that serves as well; of equals the teacher's.
+  /// the module are found, nothing if that serves as well; of equals the teacher's (DINO) or encoder_q's (MoCo).
   TORCH_ARG(std::string, prefix);
 
   /// Beginnings of names (after the prefix) that are not wanted and may be in the file nevertheless, such as "head.".
+  /// Not needed for what known namings leave out of themselves: the mask token, pooler and head of a transformer or
+  /// ResNet, `cluster_metrics` of SmooSeg's checkpoints.
   TORCH_ARG(std::vector<std::string>, ignore);
 };
 
 /// What `load` did, or refused to do.
 struct LoadReport {
   std::string prefix;                   ///< what was stripped from the file's names
+  std::string naming;                   ///< whose names they are: one of `known_namings()`; empty: the module's own
   std::vector<std::string> loaded;      ///< names, as the module has them
   std::vector<std::string> missing;     ///< names in the module and not in the file
-  std::vector<std::string> unexpected;  ///< names under the prefix in the file and not in the module
+  std::vector<std::string> unexpected;  ///< under the prefix in the file and not in the module
   std::vector<std::string> mismatched;  ///< "name: expected ..., got ..." for other shapes or kinds of dtype
 
   /// Whether each name of the one side was found on the other.
@@ -69,7 +81,9 @@ struct LoadReport {
          {std::pair{"missing", &missing}, {"unexpected", &unexpected}, {"mismatched", &mismatched}}) {
       if (!names->empty()) text += "; " + std::to_string(names->size()) + " " + what + " (" + listed(*names) + ")";
     }
-    return prefix.empty() ? text : text + "; under the prefix '" + prefix + "'";
+    if (!naming.empty()) text += "; in the naming '" + naming + "'";
+    if (!prefix.empty()) text += "; under the prefix '" + prefix + "'";
+    return text;
   }
 
  private:
@@ -85,39 +99,6 @@ namespace detail {
 
 inline bool starts_with(const std::string& text, const std::string& beginning) {
   return text.compare(0, beginning.size(), beginning) == 0;
-}
-
-/// All parameters and buffers of a module by name; the tensors are the module's own.
-inline TensorMap state_of(const torch::nn::Module& module) {
-  TensorMap state;
-  for (const auto& item : module.named_parameters()) state[item.key()] = item.value();
-  for (const auto& item : module.named_buffers()) state[item.key()] = item.value();
-  return state;
-}
-
-/// The prefix (ending in '.', or empty) under which the most names of `state` are found among `tensors`.
-inline std::string find_prefix(const TensorMap& state, const TensorMap& tensors, const std::string& source) {
-  std::map<std::string, size_t> found;
-  for (const auto& [name, tensor] : tensors) {
-    found[""] += state.count(name);
-    for (size_t dot = name.find('.'); dot != std::string::npos; dot = name.find('.', dot + 1)) {
-      if (state.count(name.substr(dot + 1)) > 0) ++found[name.substr(0, dot + 1)];
-    }
-  }
-  size_t most = 0;
-  for (const auto& [prefix, count] : found) most = std::max(most, count);
-  std::vector<std::string> best;
-  for (const auto& [prefix, count] : found) {
-    if (count == most) best.push_back(prefix);
-  }
-  // Where a network is trained by its own moving average, the latter is the one to use.
-  const auto is_teacher = [](const std::string& prefix) { return prefix.find("teacher") != std::string::npos; };
-  if (best.size() > 1 && !best[0].empty() && std::count_if(best.begin(), best.end(), is_teacher) == 1) {
-    return *std::find_if(best.begin(), best.end(), is_teacher);
-  }
-  TORCH_CHECK(best.size() <= 1 || best[0].empty(), source, ": the module's names are found under '", best[0],
-              "' and under '", best[1], "' alike; choose with LoadOptions::prefix");
-  return best.empty() ? "" : best[0];
 }
 
 /// A buffer without elements has no shape yet, and takes the file's.
@@ -138,12 +119,11 @@ inline std::string mismatch(const Tensor& target, const Tensor& tensor) {
   return "";
 }
 
-inline LoadReport compare(const TensorMap& state, const TensorMap& tensors, const LoadOptions& options,
-                          const std::string& source) {
+/// Compares a module's state with tensors in our names.
+inline LoadReport compare(const TensorMap& state, const TensorMap& tensors, const LoadOptions& options) {
   LoadReport report;
-  report.prefix = options.prefix().empty() ? find_prefix(state, tensors, source) : options.prefix();
   for (const auto& [name, target] : state) {
-    const auto found = tensors.find(report.prefix + name);
+    const auto found = tensors.find(name);
     if (found == tensors.end()) {
       report.missing.push_back(name);
     } else if (const std::string problem = mismatch(target, found->second); !problem.empty()) {
@@ -152,12 +132,11 @@ inline LoadReport compare(const TensorMap& state, const TensorMap& tensors, cons
       report.loaded.push_back(name);
     }
   }
-  for (const auto& [name, tensor] : tensors) {
-    if (!starts_with(name, report.prefix)) continue;
-    const std::string stripped = name.substr(report.prefix.size());
+  for (const auto& item : tensors) {
+    const std::string& name = item.first;
     const bool ignored = std::any_of(options.ignore().begin(), options.ignore().end(),
-                                     [&](const std::string& beginning) { return starts_with(stripped, beginning); });
-    if (!ignored && state.count(stripped) == 0) report.unexpected.push_back(stripped);
+                                     [&](const std::string& beginning) { return starts_with(name, beginning); });
+    if (!ignored && state.count(name) == 0) report.unexpected.push_back(name);
   }
   return report;
 }
@@ -175,15 +154,21 @@ inline LoadReport compare(const TensorMap& state, const TensorMap& tensors, cons
 ///   else where not one name of the module is found; and where several prefixes would do.
 inline LoadReport load_tensors(torch::nn::Module& module, const TensorMap& tensors, const LoadOptions& options = {},
                                const std::string& source = "load_tensors") {
-  const TensorMap state = detail::state_of(module);
-  LoadReport report = detail::compare(state, tensors, options, source);
+  const TensorMap state = tensors_of(module);
+  const auto wanted = [&](const std::string& name) { return state.count(name) > 0; };
+  const detail::NamesFound found = detail::find_names(tensors, detail::namings(), wanted, options.prefix(), source);
+  const detail::Naming& naming = found.naming == nullptr ? detail::namings().back() : *found.naming;
+  const TensorMap ours = detail::to_ours(tensors, naming, found.prefix, wanted);
+  LoadReport report = detail::compare(state, ours, options);
+  report.prefix = found.prefix;
+  report.naming = naming.name;
   const bool fits = options.strict() ? report.complete() : (!report.loaded.empty() || state.empty());
   TORCH_CHECK(fits, source, ": does not fit the module: ", report.message());
 
   const torch::NoGradGuard no_grad;
   for (const std::string& name : report.loaded) {
     Tensor target = state.at(name);
-    const Tensor& tensor = tensors.at(report.prefix + name);
+    const Tensor& tensor = ours.at(name);
     if (detail::takes_any_shape(target)) target.resize_(tensor.sizes());
     target.copy_(tensor);
   }

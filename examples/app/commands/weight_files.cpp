@@ -1,0 +1,215 @@
+#include "commands/weight_files.hpp"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/file.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <map>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "data/sha256.hpp"
+#include "smooseg/io/load.hpp"
+
+extern char** environ;
+
+namespace smooseg::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The variable's value, "" where it is not set.
+std::string environment(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value == nullptr ? "" : value;
+}
+
+fs::path cache_folder() {
+  const std::string cache = environment("XDG_CACHE_HOME"), home = environment("HOME");
+  if (!cache.empty()) return cache;
+  if (home.empty()) throw std::runtime_error("neither SMOOSEG_WEIGHTS, XDG_CACHE_HOME nor HOME names a folder");
+  return fs::path(home) / ".cache";
+}
+
+std::string in_megabytes(int64_t bytes) {
+  return std::to_string((bytes + 500'000) / 1'000'000) + " MB";
+}
+
+/// The open file of a download under way, which only one process holds at a time.
+class LockedFile {
+ public:
+  explicit LockedFile(const fs::path& path) : descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+    if (descriptor_ < 0) {
+      throw std::runtime_error(path.string() + ": cannot write: " + std::generic_category().message(errno));
+    }
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+      ::close(descriptor_);
+      throw std::runtime_error(path.string() + ": another download of it is under way");
+    }
+  }
+  ~LockedFile() { ::close(descriptor_); }
+  LockedFile(const LockedFile&) = delete;
+  LockedFile& operator=(const LockedFile&) = delete;
+
+ private:
+  int descriptor_;
+};
+
+/// Runs a program, found in PATH, without a shell.
+/// @return its exit status, or 128 and the number of the signal that ended it; nothing if there is no such program.
+std::optional<int> run_program(std::vector<std::string> arguments) {
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  pid_t process = 0;
+  const int error = ::posix_spawnp(&process, argv[0], nullptr, nullptr, argv.data(), environ);
+  if (error == ENOENT) return std::nullopt;
+  if (error != 0) throw std::runtime_error(arguments[0] + ": cannot run: " + std::generic_category().message(error));
+  int status = 0;
+  while (::waitpid(process, &status, 0) < 0) {
+    if (errno != EINTR) throw std::runtime_error(arguments[0] + ": " + std::generic_category().message(errno));
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/// Fetches a URL into a file, going on where it ends.
+/// @return "" if all went well, else why not.
+std::string fetch(const std::string& url, const fs::path& file) {
+  const bool terminal = ::isatty(STDERR_FILENO) == 1;
+  std::vector<std::string> command{"curl", "--fail", "--location", "--retry", "3", "--connect-timeout", "20"};
+  command.insert(command.end(), {"--continue-at", "-", "--output", file.string()});
+  if (terminal) command.emplace_back("--progress-bar");
+  if (!terminal) command.insert(command.end(), {"--silent", "--show-error"});
+  command.push_back(url);
+
+  constexpr int kRangeError = 33, kBadResume = 36;
+  std::optional<int> status = run_program(command);
+  const bool resumed = fs::file_size(file) > 0;
+  if (resumed && (status == kRangeError || status == kBadResume)) {
+    fs::resize_file(file, 0);  // what is there cannot be gone on with
+    status = run_program(command);
+  }
+  if (!status) return "the program curl is not installed";
+  static const std::map<int, std::string> kReasons{{5, "the proxy is not known"},
+                                                   {6, "the host is not known: is there a network?"},
+                                                   {7, "the host does not answer: is there a network?"},
+                                                   {18, "the connection ended too early"},
+                                                   {22, "the server refused"},
+                                                   {23, "the file cannot be written: is the disk full?"},
+                                                   {28, "it took too long"},
+                                                   {35, "no secure connection"},
+                                                   {37, "there is no such file"},
+                                                   {60, "the server's certificate is not trusted"}};
+  if (*status == 0) return "";
+  const auto reason = kReasons.find(*status);
+  return "curl ended with status " + std::to_string(*status) +
+         (reason == kReasons.end() ? "" : " (" + reason->second + ")");
+}
+
+/// @return "" if the file is the published one as far as can be told, else what is wrong with it.
+std::string examine(const fs::path& file, const backbone::PretrainedWeights& weights, std::ostream& err) {
+  const auto bytes = static_cast<int64_t>(fs::file_size(file));
+  if (weights.bytes > 0 && bytes != weights.bytes) {
+    return "expected " + std::to_string(weights.bytes) + " bytes, got " + std::to_string(bytes);
+  }
+  const std::string digest = sha256_of(file);
+  if (!weights.sha256.empty()) {
+    if (digest != weights.sha256) return "expected the SHA-256 " + weights.sha256 + ", got " + digest;
+    err << weights.file << ": SHA-256 as expected" << std::endl;
+    return "";
+  }
+  try {
+    if (io::read_tensors(file.string()).empty()) return "it holds no tensors";
+  } catch (const c10::Error& e) {
+    return e.what_without_backtrace();
+  }
+  err << weights.file << ": its tensors can be read; SHA-256 " << digest << " (none is published to compare with)"
+      << std::endl;
+  return "";
+}
+
+}  // namespace
+
+fs::path weights_folder() {
+  const std::string chosen = environment("SMOOSEG_WEIGHTS");
+  return chosen.empty() ? cache_folder() / "smooseg" / "weights" : fs::path(chosen);
+}
+
+std::string weights_url(const backbone::PretrainedWeights& weights) {
+  std::string base = environment("SMOOSEG_WEIGHTS_URL");
+  if (base.empty()) base = backbone::kWeightsUrl;
+  return base + (base.back() == '/' ? "" : "/") + weights.path;
+}
+
+std::optional<fs::path> find_weights(const backbone::PretrainedWeights& weights, const fs::path& folder) {
+  const auto right_size = [&](const fs::path& file) {
+    return weights.bytes == 0 || static_cast<int64_t>(fs::file_size(file)) == weights.bytes;
+  };
+  if (const fs::path own = folder / weights.file; fs::is_regular_file(own)) {
+    if (right_size(own)) return own;
+    throw std::runtime_error(own.string() + ": expected " + std::to_string(weights.bytes) + " bytes, found " +
+                             std::to_string(fs::file_size(own)) + ": remove it and fetch it anew");
+  }
+  const std::string home = environment("TORCH_HOME");
+  const fs::path torch = home.empty() ? cache_folder() / "torch" : fs::path(home);
+  if (const fs::path hub = torch / "hub" / "checkpoints" / weights.file; fs::is_regular_file(hub) && right_size(hub)) {
+    return hub;
+  }
+  return std::nullopt;
+}
+
+std::string how_to_get(const backbone::RegistryEntry& entry, const fs::path& folder) {
+  const backbone::PretrainedWeights& weights = entry.weights;
+  std::string text = "  fetch   " + weights_url(weights) + "\n  put at  " + (folder / weights.file).string();
+  if (weights.bytes > 0) text += "\n  size    " + std::to_string(weights.bytes) + " bytes";
+  if (!weights.sha256.empty()) text += "\n  SHA-256 " + weights.sha256;
+  return text;
+}
+
+fs::path download_weights(const backbone::RegistryEntry& entry, const fs::path& folder, std::ostream& err) {
+  const backbone::PretrainedWeights& weights = entry.weights;
+  if (const auto there = find_weights(weights, folder)) return *there;
+  const auto fail = [&](const std::string& why) -> std::runtime_error {
+    return std::runtime_error(entry.name + ": cannot get its weights: " + why + "\n" + how_to_get(entry, folder));
+  };
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (!fs::is_directory(folder)) throw fail("cannot create the folder " + folder.string());
+
+  const std::string url = weights_url(weights);
+  err << entry.name << ": " << url << (weights.bytes > 0 ? " (" + in_megabytes(weights.bytes) + ")" : "")
+      << ", licence " << weights.licence << std::endl;
+  const fs::path part = folder / (weights.file + ".part"), target = folder / weights.file;
+  const LockedFile lock(part);
+  // One that was whole when it was cut off needs no more; a server refuses to go on with it.
+  if (fs::file_size(part) == 0 || !examine(part, weights, err).empty()) {
+    if (const std::string problem = fetch(url, part); !problem.empty()) {
+      const bool kept = fs::file_size(part) > 0;
+      if (!kept) fs::remove(part);
+      throw fail(problem + (kept ? "; what came so far is kept for another try: " + part.string() : ""));
+    }
+    if (const std::string problem = examine(part, weights, err); !problem.empty()) {
+      fs::remove(part);
+      throw fail("what came is not the published file: " + problem);
+    }
+  }
+  fs::rename(part, target);
+  return target;
+}
+
+std::string weights_for(const backbone::RegistryEntry& entry, const std::string& given) {
+  if (!given.empty()) return given;
+  const fs::path folder = weights_folder();
+  if (const auto found = find_weights(entry.weights, folder)) return found->string();
+  throw std::runtime_error("--weights: the backbone '" + entry.name +
+                           "' needs its pretrained weights ('texture' needs none). Run 'smooseg weights get " +
+                           entry.name + "', name a file of them with --weights, or\n" + how_to_get(entry, folder));
+}
+
+}  // namespace smooseg::app

@@ -1,0 +1,91 @@
+// `smooseg weights`: the published weights of backbones, listed and fetched.
+
+#include <algorithm>
+#include <iomanip>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "commands/commands.hpp"
+#include "commands/weight_files.hpp"
+#include "smooseg/backbone/registry.hpp"
+
+namespace smooseg::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct WeightsSettings {
+  std::string action, folder;
+  std::vector<std::string> names;
+};
+
+std::vector<std::string> names_with_weights() {
+  std::vector<std::string> names;
+  for (const auto& entry : backbone::registry()) {
+    if (!entry.weights.file.empty()) names.push_back(entry.name);
+  }
+  return names;
+}
+
+void add_options(CLI::App& app, WeightsSettings& s) {
+  app.add_option("action", s.action, "list them all, or get some")->required()->check(CLI::IsMember({"list", "get"}));
+  app.add_option("names", s.names, "of get: the backbones whose weights to fetch")
+      ->check(CLI::IsMember(names_with_weights()))
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--folder", s.folder,
+                 "where they are kept; default: SMOOSEG_WEIGHTS, else smooseg/weights in XDG_CACHE_HOME or ~/.cache");
+}
+
+void list(const fs::path& folder, std::ostream& out) {
+  const auto row = [&](const std::string& name, const std::string& channels, const std::string& patch,
+                       const std::string& size, const std::string& licence, const std::string& file) {
+    out << std::left << std::setw(19) << name << std::right << std::setw(8) << channels << std::setw(7) << patch
+        << std::setw(9) << size << "  " << std::left << std::setw(14) << licence << file << "\n";
+  };
+  row("name", "channels", "patch", "size", "licence", "file");
+  for (const auto& entry : backbone::registry()) {
+    const backbone::PretrainedWeights& weights = entry.weights;
+    if (weights.file.empty()) continue;
+    std::optional<fs::path> found;
+    std::string problem;
+    try {
+      found = find_weights(weights, folder);
+    } catch (const std::runtime_error& e) {
+      problem = e.what();
+    }
+    const int64_t bytes = found ? static_cast<int64_t>(fs::file_size(*found)) : weights.bytes;
+    row(entry.name, std::to_string(entry.channels), std::to_string(entry.patch_size),
+        bytes > 0 ? std::to_string((bytes + 500'000) / 1'000'000) + " MB" : "-", weights.licence,
+        found             ? found->string()
+        : problem.empty() ? weights_url(weights)
+                          : problem);
+  }
+  out << std::flush;
+}
+
+void weights(const WeightsSettings& s, const Console& console) {
+  const fs::path folder = s.folder.empty() ? weights_folder() : fs::path(s.folder);
+  if (s.action == "list") {
+    if (!s.names.empty()) throw std::runtime_error("weights list: expected no names, got '" + s.names[0] + "'");
+    list(folder, console.out);
+    return;
+  }
+  if (s.names.empty()) throw std::runtime_error("weights get: expected the name of a backbone; see 'weights list'");
+  for (const std::string& name : s.names) {
+    console.out << download_weights(backbone::find(name), folder, console.err).string() << std::endl;
+  }
+}
+
+}  // namespace
+
+Command weights_command() {
+  const auto settings = std::make_shared<WeightsSettings>();
+  return {"weights", "List and fetch the published weights of backbones.",
+          [settings](CLI::App& app) { add_options(app, *settings); },
+          [settings](const Console& console) { weights(*settings, console); }};
+}
+
+}  // namespace smooseg::app

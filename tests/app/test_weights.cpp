@@ -1,0 +1,404 @@
+// Weights as users get and convert them: `smooseg weights`, `smooseg convert`, and training on each kind of backbone.
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "app/program.hpp"
+#include "catch.hpp"
+#include "commands/model.hpp"
+#include "commands/weight_files.hpp"
+#include "data/sha256.hpp"
+#include "smooseg/backbone/vision_transformer.hpp"
+#include "smooseg/io/load.hpp"
+#include "smooseg/io/names.hpp"
+#include "support.hpp"
+
+namespace fs = std::filesystem;
+namespace io = smooseg::io;
+using namespace smooseg::app;
+using smooseg::Tensor;
+
+namespace {
+
+std::string digest_of(const std::string& text) {
+  Sha256 digest;
+  digest.update(text);
+  return digest.finish();
+}
+
+size_t files_in(const fs::path& folder) {
+  size_t count = 0;
+  for (const auto& entry : fs::directory_iterator(folder)) count += entry.is_regular_file() ? 1 : 0;
+  return count;
+}
+
+/// A mirror of the publisher's server in a folder, an empty folder for what is fetched, and no torch.hub.
+struct Mirror {
+  TempDir dir;
+  fs::path server = dir.path / "server", folder = dir.path / "weights";
+  ScopedVariable url{"SMOOSEG_WEIGHTS_URL", "file://" + server.string()};
+  ScopedVariable weights{"SMOOSEG_WEIGHTS", folder.string()};
+  ScopedVariable hub{"TORCH_HOME", (dir.path / "torch").string()};
+
+  /// Puts a file where a backbone's weights are published. @return its path.
+  fs::path publish(const std::string& name, const std::string& content) const {
+    const fs::path path = server / smooseg::backbone::find(name).weights.path;
+    write_text(path, content);
+    return path;
+  }
+};
+
+/// The content of a file with some tensor.
+std::string some_weights() {
+  const TempDir dir;
+  const std::string path = (dir.path / "x").string();
+  io::write_safetensors(path, {{"cls_token", torch::arange(5000)}});
+  return text_of(path);
+}
+
+/// The backbone's state with random values, written under a naming ("" for ours) and a prefix.
+void write_random_weights(const std::string& backbone, const std::string& naming, const std::string& prefix,
+                          const fs::path& path) {
+  torch::manual_seed(3);
+  io::TensorMap tensors = io::tensors_of(*smooseg::backbone::make(backbone));
+  if (!naming.empty()) tensors = io::with_names(tensors, naming);
+  io::TensorMap prefixed;
+  for (const auto& [name, tensor] : tensors) prefixed[prefix + name] = tensor;
+  fs::create_directories(path.parent_path());
+  io::write_safetensors(path.string(), prefixed);
+}
+
+void check_same_tensors(const io::TensorMap& got, const io::TensorMap& expected) {
+  REQUIRE(got.size() == expected.size());
+  for (const auto& [name, tensor] : expected) {
+    INFO(name);
+    REQUIRE(got.count(name) == 1);
+    CHECK(tensor.equal(got.at(name)));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("SHA-256: the standard's examples, in pieces of any size", "[weights]") {
+  CHECK(digest_of("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  CHECK(digest_of("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  const std::string two_blocks = "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
+  CHECK(digest_of(two_blocks) == "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+  const std::string million(1'000'000, 'a');
+  const std::string expected = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0";
+  CHECK(digest_of(million) == expected);
+  for (const size_t size : {1, 63, 64, 65, 1000}) {
+    Sha256 digest;
+    for (size_t begin = 0; begin < million.size(); begin += size) digest.update(million.substr(begin, size));
+    CHECK(digest.finish() == expected);
+  }
+  // Where the padding no longer fits the last block.
+  CHECK(digest_of(std::string(55, 'a')) == "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318");
+  CHECK(digest_of(std::string(56, 'a')) == "b35439a4ac6f0948b6d6f9e3c6af0f5f590ce20f1bde7090ef7970686ec6738a");
+
+  const TempDir dir;
+  write_text(dir.path / "file", million + million + "b");
+  CHECK(sha256_of(dir.path / "file") == digest_of(million + million + "b"));
+  CHECK_ERROR(sha256_of(dir.path / "none"), "none: cannot read this file");
+}
+
+TEST_CASE("weights are fetched once, under their name when they are whole", "[weights]") {
+  const Mirror mirror;
+  const std::string content = some_weights();
+  const fs::path published = mirror.publish("dino_vits16", content);
+  const fs::path target = mirror.folder / "dino_deitsmall16_pretrain.pth";
+
+  CHECK(run_program({"weights", "list"}).out.find(target.string()) == std::string::npos);
+  const Outcome got = run_program({"weights", "get", "dino_vits16"});
+  INFO(got.err);
+  REQUIRE(got.status == 0);
+  CHECK(got.out == target.string() + "\n");
+  CHECK(got.err.find("licence Apache-2.0") != std::string::npos);
+  CHECK(got.err.find("SHA-256 " + digest_of(content) + " (none is published to compare with)") != std::string::npos);
+  CHECK(text_of(target) == content);
+  CHECK(files_in(mirror.folder) == 1);
+  CHECK(run_program({"weights", "list"}).out.find(target.string()) != std::string::npos);
+
+  fs::remove(published);
+  CHECK(run_program({"weights", "get", "dino_vits16"}).out == target.string() + "\n");
+
+  // Another folder, and several at a time.
+  mirror.publish("dino_vits8", content);
+  mirror.publish("dino_resnet50", content);
+  const fs::path other = mirror.dir.path / "other";
+  check_runs({"weights", "get", "dino_vits8", "dino_resnet50", "--folder", other.string()});
+  CHECK(files_in(other) == 2);
+}
+
+TEST_CASE("a download that was cut off goes on, or starts anew", "[weights]") {
+  const Mirror mirror;
+  const std::string content = some_weights();
+  mirror.publish("dino_vits16", content);
+  const fs::path target = mirror.folder / "dino_deitsmall16_pretrain.pth", part = target.string() + ".part";
+  for (const std::string& begun : {content.substr(0, 1000), content, content + "more than there is", std::string()}) {
+    INFO(begun.size() << " of " << content.size() << " bytes");
+    write_text(part, begun);
+    check_runs({"weights", "get", "dino_vits16"});
+    CHECK(text_of(target) == content);
+    CHECK_FALSE(fs::exists(part));
+    fs::remove(target);
+  }
+  // Of another file: what came of it is not kept.
+  write_text(part, "<html>" + content.substr(6, 500));
+  check_fails({"weights", "get", "dino_vits16"}, "what came is not the published file");
+  CHECK(files_in(mirror.folder) == 0);
+  check_runs({"weights", "get", "dino_vits16"});
+
+  // Without the server: what is there is kept, and enough where it is all.
+  fs::remove(target);
+  const fs::path published = mirror.server / smooseg::backbone::find("dino_vits16").weights.path;
+  fs::remove(published);
+  write_text(part, content.substr(0, 1000));
+  check_fails({"weights", "get", "dino_vits16"}, "what came so far is kept for another try: " + part.string());
+  CHECK(text_of(part) == content.substr(0, 1000));
+  write_text(part, content);
+  check_runs({"weights", "get", "dino_vits16"});
+  CHECK(text_of(target) == content);
+  write_text(published, content);
+
+  // Two at once.
+  fs::remove(target);
+  write_text(part, "");
+  const int descriptor = ::open(part.c_str(), O_RDWR);
+  REQUIRE(::flock(descriptor, LOCK_EX) == 0);
+  check_fails({"weights", "get", "dino_vits16"}, "another download of it is under way");
+  ::close(descriptor);
+  check_runs({"weights", "get", "dino_vits16"});
+}
+
+TEST_CASE("weights that are not the published ones are refused", "[weights]") {
+  const Mirror mirror;
+  mirror.publish("dino_vits16", "<!DOCTYPE html> log in first");
+  check_fails({"weights", "get", "dino_vits16"}, "neither a safetensors file nor a PyTorch checkpoint");
+  const fs::path vits14 = mirror.publish("dinov2_vits14", "<!DOCTYPE html> log in first");
+  check_fails({"weights", "get", "dinov2_vits14"}, "expected 88283115 bytes, got 28");
+  fs::resize_file(vits14, 88'283'115);
+  check_fails({"weights", "get", "dinov2_vits14"},
+              "expected the SHA-256 b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9, got ");
+  CHECK(files_in(mirror.folder) == 0);
+
+  // The right one has its name; one of another size in its place is noticed before it is loaded.
+  smooseg::backbone::RegistryEntry entry = smooseg::backbone::find("dinov2_vits14");
+  const std::string content = some_weights();
+  write_text(vits14, content);
+  entry.weights.bytes = static_cast<int64_t>(content.size());
+  entry.weights.sha256 = digest_of(content);
+  std::ostringstream err;
+  CHECK(text_of(download_weights(entry, mirror.folder, err)) == content);
+  CHECK(err.str().find("SHA-256 as expected") != std::string::npos);
+  const std::string size = std::to_string(content.size());
+  for (const auto& arguments : {std::vector<std::string>{"weights", "get", "dinov2_vits14"},
+                                train_arguments(mirror.dir.path / "out") +
+                                    std::vector<std::string>{"--resolution", "70", "--backbone", "dinov2_vits14"}}) {
+    check_fails(arguments, "dinov2_vits14_pretrain.pth: expected 88283115 bytes, found " + size);
+  }
+  CHECK(run_program({"weights", "list"}).out.find("expected 88283115 bytes, found " + size) != std::string::npos);
+}
+
+TEST_CASE("without a network or curl, what to fetch and where to put it is said", "[weights]") {
+  const Mirror mirror;
+  const auto check_says_how = [&](const std::vector<std::string>& arguments, const std::string& why) {
+    const Outcome o = run_program(arguments);
+    INFO(o.err);
+    CHECK(o.status == 1);
+    for (const std::string& text :
+         {why, "file://" + mirror.server.string() + "/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth",
+          (mirror.folder / "dinov2_vits14_pretrain.pth").string(), std::string("88283115 bytes"),
+          std::string("b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9")}) {
+      CHECK(o.err.find(text) != std::string::npos);
+    }
+  };
+  const std::vector<std::string> get{"weights", "get", "dinov2_vits14"};
+  check_says_how(get, "curl ended with status 37 (there is no such file)");
+  CHECK(files_in(mirror.folder) == 0);
+  check_says_how(train_arguments(mirror.dir.path / "out") +
+                     std::vector<std::string>{"--resolution", "70", "--backbone", "dinov2_vits14"},
+                 "--weights: the backbone 'dinov2_vits14' needs its pretrained weights ('texture' needs none). Run "
+                 "'smooseg weights get dinov2_vits14'");
+  {
+    const ScopedVariable no_programs("PATH", mirror.dir.path.string());
+    check_says_how(get, "the program curl is not installed");
+  }
+  write_text(mirror.dir.path / "file", "");
+  const fs::path below = mirror.dir.path / "file" / "below";
+  check_fails(get + std::vector<std::string>{"--folder", below.string()}, "cannot create the folder " + below.string());
+  check_fails({"weights", "get"}, "expected the name of a backbone");
+  check_fails({"weights", "list", "dino_vits8"}, "weights list: expected no names");
+  check_fails({"weights", "get", "texture"}, "texture", 2);
+  check_fails({"weights", "put", "dino_vits8"}, "put", 2);
+}
+
+TEST_CASE("where weights are kept and published", "[weights]") {
+  const auto& weights = smooseg::backbone::find("mocov2_resnet50").weights;
+  {
+    const ScopedVariable none("SMOOSEG_WEIGHTS_URL", "");
+    CHECK(weights_url(weights) ==
+          "https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar");
+  }
+  const ScopedVariable mirror("SMOOSEG_WEIGHTS_URL", "https://mirror.example/");
+  CHECK(weights_url(weights) ==
+        "https://mirror.example/moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar");
+  const ScopedVariable home("HOME", "/home/somebody"), cache("XDG_CACHE_HOME", ""), own("SMOOSEG_WEIGHTS", "");
+  CHECK(weights_folder() == "/home/somebody/.cache/smooseg/weights");
+  const ScopedVariable other_cache("XDG_CACHE_HOME", "/var/cache/somebody");
+  CHECK(weights_folder() == "/var/cache/somebody/smooseg/weights");
+  const ScopedVariable named("SMOOSEG_WEIGHTS", "/data/weights");
+  CHECK(weights_folder() == "/data/weights");
+}
+
+TEST_CASE("training on each kind of backbone, whose weights are found", "[weights][program]") {
+  const Mirror mirror;
+  struct Kind {
+    std::string backbone, naming, prefix, resolution;
+  };
+  // Under their own file's names and under others'.
+  for (const Kind& kind : {Kind{"dino_vits16", "", "", "64"},
+                           {"dinov2_vits14", "huggingface", "", "70"},
+                           {"dinov2_vits14_reg", "timm", "", "70"},
+                           {"dino_resnet50", "", "", "64"},
+                           {"mocov2_resnet50", "", "state_dict.module.encoder_q.", "64"}}) {
+    INFO(kind.backbone);
+    const auto& entry = smooseg::backbone::find(kind.backbone);
+    const bool by_hub = kind.backbone == "dino_resnet50" || kind.backbone == "mocov2_resnet50";
+    // What has a published size is given by its path, since random weights have another.
+    const bool by_path = entry.weights.bytes > 0;
+    const fs::path folder = by_hub ? mirror.dir.path / "torch" / "hub" / "checkpoints" : mirror.folder;
+    const fs::path weights = by_path ? mirror.dir.path / "weights.safetensors" : folder / entry.weights.file;
+    write_random_weights(kind.backbone, kind.naming, kind.prefix, weights);
+    const fs::path out = mirror.dir.path / kind.backbone;
+    auto arguments = train_arguments(out) + std::vector<std::string>{"--backbone",    kind.backbone,  "--resolution",
+                                                                     kind.resolution, "--iterations", "2"};
+    if (by_path) arguments = arguments + std::vector<std::string>{"--weights", weights.string()};
+    const Outcome trained = run_program(arguments);
+    INFO(trained.err);
+    REQUIRE(trained.status == 0);
+    CHECK(trained.err.find(weights.string() + ": ") != std::string::npos);
+    const std::string model = (out / "best.safetensors").string();
+    check_runs({"evaluate", "--model", model, "--data", scenes().string(), "--resolution", "64", "--panels", "0"});
+    check_runs({"segment", "--model", model, "--resolution", "50", "--out", (out / "drawn").string(),
+                (scenes() / "images" / "test").string()});
+    fs::remove_all(out);
+    fs::remove(weights);
+  }
+  check_fails(train_arguments(mirror.dir.path / "x") +
+                  std::vector<std::string>{"--backbone", "dino_resnet50", "--features", "keys", "--weights", "x"},
+              "--features: the backbone 'dino_resnet50' has no keys");
+  check_fails(train_arguments(mirror.dir.path / "x") +
+                  std::vector<std::string>{"--backbone", "dino_resnet50", "--resolution", "48", "--weights", "x"},
+              "--resolution: expected a multiple of the backbone's patch of 32 pixels, got 48");
+}
+
+TEST_CASE("convert: a backbone's weights to every naming and back", "[weights][convert]") {
+  using smooseg::backbone::VisionTransformer;
+  using Options = smooseg::backbone::VisionTransformerOptions;
+  const TempDir dir;
+  const auto options = Options(14, 48, 3, 3).image_size(70).layer_scale(true).register_tokens(4);
+  const auto features = [&](const std::string& path) {
+    VisionTransformer vit(Options(options).interpolate_offset(0.0).interpolate_antialias(true));
+    io::load(*vit, path);
+    return vit->features(golden("dinov2_vit_p14_reg4.safetensors").at("98x56.input"));
+  };
+  const std::string original = data_path("dinov2_vit_p14_reg4.pth");
+  const Tensor expected = golden("dinov2_vit_p14_reg4.safetensors").at("98x56.features");
+  for (const std::string naming : {"ours", "dino", "timm", "huggingface"}) {
+    INFO(naming);
+    const std::string there = (dir.path / (naming + ".safetensors")).string();
+    const std::string back = (dir.path / (naming + "_back.safetensors")).string();
+    const Outcome o = run_program({"convert", original, there, "--names", naming});
+    INFO(o.err);
+    REQUIRE(o.status == 0);
+    CHECK(o.out.find("in the naming '" + naming + "'") != std::string::npos);
+    CHECK(relative_error(features(there), expected) < 1e-5);
+    CHECK(io::read_safetensors_metadata(there).at("format") == "pt");
+    check_runs({"convert", there, back});
+    CHECK(relative_error(features(back), expected) < 1e-5);
+    CHECK(io::read_tensors(back).count("register_tokens") == 1);
+  }
+  CHECK(io::read_tensors((dir.path / "timm.safetensors").string()).count("reg_token") == 1);
+  const auto refused = [&](const std::string& in, const std::vector<std::string>& more, const std::string& error,
+                           int status = 1) {
+    check_fails(std::vector<std::string>{"convert", in, (dir.path / "refused.safetensors").string()} + more, error,
+                status);
+    CHECK_FALSE(fs::exists(dir.path / "refused.safetensors"));
+  };
+  refused(original, {"--names", "torchvision"}, "has no name in the naming 'torchvision'");
+  refused(original, {"--names", "authors"}, "expected a whole model for --names authors, found a backbone's weights");
+  refused(original, {"--names", "keras"}, "--names", 2);
+  refused(data_path("dtypes_and_views.pth"), {}, "dtypes_and_views.pth: none of its ");
+  refused((dir.path / "none.pth").string(), {}, "none.pth: ");
+  check_fails({"convert", original, (dir.path / "x.pth").string()}, "x.pth: expected a name that ends in .safetensors");
+}
+
+TEST_CASE("convert: a model to the authors' names and back, and its backbone to others'", "[weights][convert]") {
+  const Mirror mirror;
+  const fs::path weights = mirror.folder / "dino_deitsmall16_pretrain.pth";
+  write_random_weights("dino_vits16", "", "", weights);
+  const fs::path out = mirror.dir.path / "model";
+  check_runs(train_arguments(out) + std::vector<std::string>{"--backbone", "dino_vits16", "--iterations", "1"});
+  const std::string model = (out / "last.safetensors").string();
+  const auto path = [&](const std::string& name) { return (mirror.dir.path / (name + ".safetensors")).string(); };
+
+  check_runs({"convert", model, path("authors"), "--names", "authors"});
+  const io::TensorMap authors = io::read_tensors(path("authors")), ours = io::read_tensors(model);
+  CHECK(authors.at("projection.cluster2.2.weight").equal(ours.at("projector.mlp.2.weight")));
+  CHECK(authors.at("prediction.local_clusters").equal(ours.at("predictor.student")));
+  CHECK(authors.at("prediction.global_clusters").equal(ours.at("predictor.teacher")));
+  CHECK(authors.at("net.model.blocks.11.attn.qkv.weight").equal(ours.at("backbone.blocks.11.attn.qkv.weight")));
+  for (const auto& [name, tensor] : authors) CHECK(name.find("optimizer") == std::string::npos);
+
+  check_runs({"convert", path("authors"), path("back"), "--backbone", "dino_vits16"});
+  io::TensorMap without_optimizer;
+  for (const auto& [name, tensor] : ours) {
+    if (name.rfind("optimizer.", 0) != 0) without_optimizer[name] = tensor;
+  }
+  check_same_tensors(io::read_tensors(path("back")), without_optimizer);
+  check_runs({"convert", model, path("slim")});
+  check_same_tensors(io::read_tensors(path("slim")), without_optimizer);
+  CHECK(io::read_safetensors_metadata(path("slim")) == io::read_safetensors_metadata(model));
+  check_runs({"evaluate", "--model", path("back"), "--data", scenes().string(), "--resolution", "64"});
+
+  // A checkpoint without the backbone takes the published weights, and tells what it does not need.
+  io::TensorMap checkpoint{{"state_dict.other.weight", torch::ones({1})}, {"epoch", torch::ones({1})}};
+  for (const auto& [name, tensor] : authors) {
+    if (name.rfind("net.", 0) != 0) checkpoint["state_dict." + name] = tensor;
+  }
+  io::write_safetensors(path("checkpoint"), checkpoint);
+  const Outcome o = run_program({"convert", path("checkpoint"), path("whole"), "--backbone", "dino_vits16"});
+  INFO(o.err);
+  REQUIRE(o.status == 0);
+  CHECK(o.err.find("its weights are those of " + weights.string()) != std::string::npos);
+  CHECK(o.err.find("left out other.weight") != std::string::npos);
+  check_same_tensors(io::read_tensors(path("whole")), without_optimizer);
+
+  // The backbone alone.
+  check_runs({"convert", model, path("hf"), "--names", "huggingface"});
+  const auto vit = smooseg::backbone::make("dino_vits16");
+  io::load(*vit, path("hf"));
+  CHECK(vit->named_parameters()["norm.weight"].equal(ours.at("backbone.norm.weight")));
+
+  const auto refused = [&](const std::string& in, const std::vector<std::string>& more, const std::string& error) {
+    check_fails(std::vector<std::string>{"convert", in, path("refused")} + more, error);
+  };
+  refused(path("authors"), {}, "which backbone it was trained with is not in the file: say --backbone NAME");
+  refused(path("authors"), {"--backbone", "dino_vits8"}, "does not fit a model with the backbone 'dino_vits8': ");
+  refused(path("checkpoint"), {"--names", "timm"}, "checkpoint.safetensors: has no backbone");
+  refused(path("checkpoint"), {"--backbone", "dino_vitb8"}, "needs its pretrained weights");
+  refused(data_path("lightning.ckpt"), {"--backbone", "dino_vits16"},
+          "projector.linear.weight: expected shape (8, 384, 1, 1), got (8, 24, 1, 1)");
+  check_runs(train_arguments(mirror.dir.path / "texture"));
+  refused((mirror.dir.path / "texture" / "best.safetensors").string(), {"--names", "authors"},
+          "no other program has its backbone 'texture'");
+}
