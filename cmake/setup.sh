@@ -58,7 +58,7 @@ smooseg_missing_packages() {
   command -v ninja >/dev/null || command -v make >/dev/null || echo ninja-build
   command -v pkg-config >/dev/null || echo pkg-config
   command -v curl >/dev/null || echo curl # fetches weights
-  local packages="libeigen3-dev catch2 libbenchmark-dev libcli11-dev nlohmann-json3-dev libpng-dev libjpeg-dev" package
+  local packages="libeigen3-dev catch2 libbenchmark-dev libcli11-dev nlohmann-json3-dev libpng-dev libjpeg-dev libxxhash-dev" package
   case $SMOOSEG_LIBTORCH in
     debian) packages+=" libtorch-dev libopenblas0-openmp" ;; # without OpenBLAS matrix products run 30 times slower
     pypi) [ -x "$SMOOSEG_VENV/bin/python3" ] || python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv ;;
@@ -72,7 +72,7 @@ smooseg_install_packages() {
   local packages as_root=()
   if ! command -v dpkg-query >/dev/null; then
     smooseg_say "no Debian system: install a C++17 compiler, CMake, Eigen, Catch2, Google Benchmark, CLI11," \
-      "nlohmann-json, libpng and libjpeg-turbo with your own package manager if they are missing"
+      "nlohmann-json, libpng, libjpeg-turbo and xxHash with your own package manager if they are missing"
     return 0
   fi
   mapfile -t packages < <(smooseg_missing_packages)

@@ -24,6 +24,7 @@
 #include "data/codec.hpp"
 #include "data/dataset.hpp"
 #include "data/image_file.hpp"
+#include "data/loader.hpp"
 #include "data/scenes.hpp"
 #include "data/textures.hpp"
 #include "data/transforms.hpp"
@@ -390,6 +391,119 @@ TEST_CASE("transforms agree with torchvision over PIL to the pixel", "[transform
     const auto crops = five_crop(g.at(n + "image"));
     for (size_t k = 0; k < 5; ++k) CHECK(crops[k].equal(g.at(n + "five_crop." + std::to_string(k))));
   }
+}
+
+TEST_CASE("grids are the pixels of resized and cropped pictures", "[transforms]") {
+  const auto pixels = [](const Tensor& picture, const Grid& grid) {
+    return picture.index_select(0, torch::tensor(grid.rows)).index_select(1, torch::tensor(grid.columns));
+  };
+  const auto g = golden("transforms.safetensors");
+  for (const std::string n : {"0.", "1.", "2.", "3."}) {
+    INFO("case " << n);
+    const auto res = g.at(n + "res").item<int64_t>();
+    const Tensor image = g.at(n + "image");
+    const Tensor cropped = pixels(image, center_grid(image.size(0), image.size(1), res));
+    CHECK(cropped.equal(g.at(n + "image_out")));
+    const Tensor normalized = torch::empty({3, res, res});
+    const Tensor bytes = cropped.contiguous();
+    normalize(Raster{res, res, 3, {bytes.data_ptr<uint8_t>(), bytes.data_ptr<uint8_t>() + bytes.numel()}},
+              normalized.data_ptr<float>());
+    CHECK(normalized.equal(g.at(n + "normalized")));
+  }
+  for (const auto& [height, width] : std::vector<std::pair<int64_t, int64_t>>{
+           {2, 2}, {3, 2}, {2, 9}, {37, 101}, {101, 37}, {64, 64}, {359, 480}, {480, 361}, {225, 224}, {200, 1999}}) {
+    const Tensor picture = torch::arange(height * width).view({height, width});
+    for (const int64_t side : {1, 7, 64, 224}) {
+      INFO(height << " x " << width << " to " << side);
+      const auto transformed = [&](const Tensor& t) { return center_crop(resize_shorter(t, side), side, side); };
+      CHECK(pixels(picture, center_grid(height, width, side)).equal(transformed(picture)));
+      const auto crops = five_crop(picture);
+      const auto grids = five_grids(height, width, side);
+      for (size_t k = 0; k < 5; ++k) CHECK(pixels(picture, grids[k]).equal(transformed(crops[k])));
+    }
+  }
+  CHECK_ERROR(center_grid(10, 10, 0), "resize_shorter: expected a size of 1 to 100000000, got 0");
+  CHECK_ERROR(center_grid(1, 4, 30000), "resize: expected at most 100000000 pixels, got 30000 x 120000");
+  CHECK_ERROR(five_grids(1, 4, 8), "five_crop: expected a picture of at least 2 x 2 pixels, got 1 x 4");
+  CHECK_ERROR(normalize(Raster{1, 1, 1, {0}}, nullptr), "normalize: expected an image of 3 channels, got 1");
+}
+
+TEST_CASE("crops are decoded to the bits of the whole picture's", "[loader]") {
+  const uint32_t width = 150, height = 117;
+  const auto noisy = [&](size_t channels) {
+    Bytes rows(size_t{width} * height * channels);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      rows[i] = static_cast<uint8_t>(128 + (textures::mix(i) % 64) + 60 * ((i / 700) % 2));
+    }
+    return rows;
+  };
+  const auto sampling = [](int h, int v, bool progressive) {
+    return [=](j_compress_ptr info) {
+      info->comp_info[0].h_samp_factor = h;
+      info->comp_info[0].v_samp_factor = v;
+      info->restart_in_rows = v;
+      if (progressive) jpeg_simple_progression(info);
+    };
+  };
+  const TempDir dir;
+  for (const bool progressive : {false, true}) {
+    const std::string kind = progressive ? "progressive" : "baseline";
+    for (const auto& [h, v] : {std::pair<int, int>{1, 1}, {2, 1}, {1, 2}, {2, 2}, {4, 1}}) {
+      save(dir.path / (kind + std::to_string(h) + std::to_string(v) + ".jpg"),
+           jpeg_bytes(width, height, 3, JCS_RGB, noisy(3), sampling(h, v, progressive)));
+    }
+  }
+  save(dir.path / "cmyk.jpg", jpeg_bytes(width, height, 4, JCS_CMYK, noisy(4)));
+  save(dir.path / "grey.jpg", jpeg_bytes(width, height, 1, JCS_GRAYSCALE, noisy(1)));
+  for (const bool interlaced : {false, true}) {
+    save(dir.path / (interlaced ? "interlaced.png" : "rows.png"),
+         png_bytes({width, height, 8, PNG_COLOR_TYPE_RGB, interlaced}, noisy(3)));
+  }
+  const Dataset dataset = open_dataset(dir.path, "train");
+  const auto picture_count = static_cast<int64_t>(dataset.samples.size());
+  REQUIRE(picture_count == 14);
+  for (const int64_t side : {8, 40, 117, 200}) {
+    const Crops center(dataset, side, false), five(dataset, side, true);
+    REQUIRE(five.count() == 5 * picture_count);
+    for (int64_t i = 0; i < picture_count; ++i) {
+      const fs::path path = dataset.samples[static_cast<size_t>(i)].image;
+      INFO(path << " to " << side);
+      const Tensor whole = read_image(path);
+      const auto expected = [&](const Tensor& t) {
+        return normalize(center_crop(resize_shorter(t, side), side, side));
+      };
+      CHECK(center.image(i).equal(expected(whole)));
+      // All five in one pass through the file, in any order, and one twice.
+      const Tensor images = five.images({5 * i + 4, 5 * i, 5 * i + 1, 5 * i + 1, 5 * i + 3, 5 * i + 2});
+      const auto crops = five_crop(whole);
+      size_t k = 0;
+      for (const size_t crop : {4u, 0u, 1u, 1u, 3u, 2u}) {
+        CHECK(images[static_cast<int64_t>(k++)].equal(expected(crops[crop])));
+      }
+    }
+    CHECK(center.images({3, 1, 1})[2].equal(center.image(1)));
+  }
+  // What nobody sees is checked all the same.
+  Bytes cut = load(dir.path / "baseline22.jpg");
+  cut.resize(cut.size() - 20);
+  save(dir.path / "baseline22.jpg", cut);
+  const Crops corner(dataset, 8, true);
+  for (int64_t i = 0; i < picture_count; ++i) {
+    const auto error = error_of([&] { corner.image(5 * i); });
+    const bool damaged = dataset.samples[static_cast<size_t>(i)].name == "baseline22";
+    CHECK(error.empty() != damaged);
+    if (damaged) CHECK(error.find("baseline22.jpg: expected an intact JPEG") != std::string::npos);
+  }
+}
+
+TEST_CASE("a picture without such crops is named", "[loader]") {
+  const TempDir dir;
+  save(dir.path / "thin.png", png_bytes({3, 1, 8, PNG_COLOR_TYPE_RGB}, Bytes(9)));
+  save(dir.path / "wide.png", png_bytes({90000, 2, 8, PNG_COLOR_TYPE_RGB}, Bytes(540000)));
+  const Dataset dataset = open_dataset(dir.path, "train");
+  CHECK_ERROR(Crops(dataset, 8, true).image(0),
+              "thin.png: five_crop: expected a picture of at least 2 x 2 pixels, got 1 x 3");
+  CHECK_ERROR(Crops(dataset, 224, false).image(1), "wide.png: resize: expected at most 100000000 pixels, got 224 x ");
 }
 
 TEST_CASE("transforms by hand", "[transforms]") {

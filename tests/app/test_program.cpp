@@ -237,6 +237,100 @@ TEST_CASE("features need not fit into memory", "[program]") {
   for (const auto& [name, tensor] : a) CHECK(relative_error(b.at(name), tensor) < 1e-3);
 }
 
+TEST_CASE("a cache of features changes no bit", "[program][feature cache]") {
+  const TempDir dir;
+  const std::vector<std::string> cached{"--cache", (dir.path / "cache").string()};
+  const auto last = [&](const char* run) { return dir.path / run / "last.safetensors"; };
+  check_runs(train_arguments(dir.path / "plain"));
+  check_runs(train_arguments(dir.path / "first") + cached);
+  check_same_tensors(last("plain"), last("first"));
+  const Outcome again = run_program(train_arguments(dir.path / "again") + cached);
+  CHECK(again.status == 0);
+  CHECK(again.err.find("to be written") == std::string::npos);
+  check_same_tensors(last("plain"), last("again"));
+  check_runs(train_arguments(dir.path / "mapped") +
+             std::vector<std::string>{"--cache-memory", "0", "--workers", "3", "--crops", "five"} + cached);
+  check_runs(train_arguments(dir.path / "workers") + std::vector<std::string>{"--workers", "1", "--crops", "five"});
+  check_same_tensors(last("mapped"), last("workers"));
+
+  const std::vector<std::string> half{"--feature-dtype", "float16"};
+  check_runs(train_arguments(dir.path / "half") + half);
+  check_runs(train_arguments(dir.path / "half cached") + half + cached);
+  check_same_tensors(last("half"), last("half cached"));
+  const auto weight = [&](const char* run) {
+    return smooseg::io::read_tensors(last(run).string()).at("projector.linear.weight");
+  };
+  CHECK_FALSE(weight("half").equal(weight("plain")));
+  CHECK(relative_error(weight("half"), weight("plain")) < 1e-3);
+
+  // Prepared ahead with the same settings, nothing is left to compute.
+  const std::string other = (dir.path / "prepared").string();
+  const Outcome prepared = run_program({"prepare", "features", "--data", scenes().string(), "--cache", other,
+                                        "--resolution", "64", "--textons", "8", "--threads", "2", "--device", "cpu"});
+  INFO(prepared.err);
+  CHECK(prepared.status == 0);
+  CHECK(prepared.out == "features of 6 crops: " + other + "\n");
+  const Outcome o = run_program(train_arguments(dir.path / "o") + std::vector<std::string>{"--cache", other});
+  CHECK(o.err.find("to be written") == std::string::npos);
+  check_same_tensors(last("plain"), last("o"));
+
+  // k-means takes the features that the training left.
+  const auto scores = [&](const char* out, const std::vector<std::string>& more) {
+    const Outcome e = run_program(std::vector<std::string>{"evaluate", "--model", last("plain").string(), "--data",
+                                                           scenes().string(), "--out", (dir.path / out).string(),
+                                                           "--resolution", "64", "--kmeans", "--threads", "2"} +
+                                  more);
+    CHECK(e.status == 0);
+    CHECK(e.err.find("to be written") == std::string::npos);
+    return nlohmann::json::parse(text_of(dir.path / out / "scores.json"));
+  };
+  CHECK(scores("with", cached).at("kmeans") == scores("without", {}).at("kmeans"));
+  check_fails(train_arguments(dir.path / "bad") + std::vector<std::string>{"--cache", last("plain").string()},
+              "cannot create the folder ");
+  check_fails({"prepare", "features", "--data", scenes().string()}, "--cache is required for 'prepare features'");
+  check_fails({"prepare", "scenes"}, "--out is required for 'prepare scenes'");
+}
+
+TEST_CASE("a run does not go on with other pictures", "[program]") {
+  const TempDir dir;
+  const fs::path data = copy_of_scenes(dir);
+  const std::vector<std::string> resume{"--resume", "--iterations", "6"};
+  check_runs(train_arguments(dir.path / "out", data));
+  const fs::path picture = first_file(data / "images" / "train");
+  const std::string whole = text_of(picture);
+  write_png(picture, torch::zeros({64, 80, 3}, torch::kUInt8));
+  check_fails(train_arguments(dir.path / "out", data) + resume,
+              "last.safetensors: cannot resume with other pictures: those of " + data.string());
+  write_text(picture, whole);
+  fs::rename(data, dir.path / "moved");  // only the contents count
+  check_runs(train_arguments(dir.path / "out", dir.path / "moved") + resume);
+}
+
+TEST_CASE("a profile of the training", "[program]") {
+  const TempDir dir;
+  const Outcome o = run_program(train_arguments(dir.path / "out") + std::vector<std::string>{"--profile"});
+  INFO(o.err << o.out);
+  REQUIRE(o.status == 0);
+  std::map<std::string, int> counts;
+  const auto trace = nlohmann::json::parse(text_of(dir.path / "out" / "trace.json"));
+  for (const auto& event : trace.at("traceEvents")) ++counts[event.at("name").get<std::string>()];
+  for (const char* part : {"projector", "predictor", "loss", "backward", "optimiser", "gather"}) {
+    INFO(part);
+    CHECK(counts[part] == 4);  // once a step
+  }
+  for (const char* part : {"hash", "textons", "backbone", "wait"}) CHECK(counts[part] == 1);
+  CHECK(counts["decode"] == 6 + 1);  // six for the textons, one group for the features
+  for (const auto& [part, count] : counts) {
+    if (part != "thread_name") CHECK(o.out.find("\n" + part + " ") != std::string::npos);
+  }
+  CHECK(o.out.find((dir.path / "out" / "trace.json").string()) != std::string::npos);
+
+  // It changes nothing, and nothing is written without it.
+  check_runs(train_arguments(dir.path / "plain"));
+  check_same_tensors(dir.path / "plain" / "last.safetensors", dir.path / "out" / "last.safetensors");
+  CHECK_FALSE(fs::exists(dir.path / "plain" / "trace.json"));
+}
+
 TEST_CASE("batches go through all crops, epoch by epoch", "[program]") {
   std::map<int64_t, int> seen;
   std::vector<int64_t> order;

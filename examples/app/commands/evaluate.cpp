@@ -10,6 +10,7 @@
 
 #include "commands/commands.hpp"
 #include "commands/crf.hpp"
+#include "commands/features.hpp"
 #include "commands/model.hpp"
 #include "commands/runtime.hpp"
 #include "commands/score.hpp"
@@ -26,6 +27,7 @@ namespace fs = std::filesystem;
 
 struct EvaluateSettings {
   RuntimeSettings runtime;
+  FeatureSettings features;
   std::string model, data, out;
   std::string split = "test";
   int64_t resolution = 320;
@@ -54,26 +56,31 @@ void add_options(CLI::App& app, EvaluateSettings& s) {
   app.add_flag("--flip", s.flip, "average the codes of each picture and its mirror image");
   app.add_flag("--kmeans", s.kmeans, "also score k-means on the same features, learnt from the training split");
   add_options(app, s.crf);
+  add_options(app, s.features);
   add_options(app, s.runtime);
 }
 
 /// The paper's baseline in the segmenter's place: an identity for the projector, and cluster centres for prototypes.
-Segmenter kmeans_segmenter(const Model& model, const std::string& data, torch::Device device, int threads,
-                           const SegmenterOptions& options) {
+Segmenter kmeans_segmenter(const Model& model, const EvaluateSettings& s, torch::Device device,
+                           const SegmenterOptions& options, std::ostream& err) {
   constexpr int64_t kCropsAtOnce = 32, kMaxCrops = 4096;
   constexpr uint64_t kPurpose = 5;
   const torch::NoGradGuard no_grad;
   auto backbone = model.segmenter->backbone;
-  const Crops crops(open_dataset(data, "train"), model.settings.resolution, model.settings.crops == "five", threads);
+  const Crops crops = training_crops(open_dataset(s.data, "train"), model.settings);
+  const int workers = worker_count(s.features, s.runtime);
   const auto generator = at::make_generator<at::CPUGeneratorImpl>(mix_seed(model.settings.seed, kPurpose));
   baselines::KMeans kmeans(baselines::KMeansOptions(model.settings.classes), generator);
   // Two passes over the training crops, or as many crops of a large set.
   const int64_t batch = std::min(kCropsAtOnce, crops.count());
   const int64_t steps = (2 * std::min(crops.count(), kMaxCrops) + batch - 1) / batch;
-  for (int64_t step = 0; step < steps; ++step) {
-    const auto indices = batch_indices(step, batch, crops.count(), mix_seed(model.settings.seed, kPurpose));
-    kmeans.update(backbone->features(crops.images(indices).to(device)));
-  }
+  const FeatureSource source = feature_source(model.settings, s.features, crops, *backbone, device, workers);
+  const auto pictures = s.features.cache.empty() ? std::vector<Hash>() : crops.picture_hashes(workers);
+  FeatureLoader loader(
+      source, feature_cache(model.settings, s.features, source, pictures, workers), steps,
+      [&](int64_t step) { return batch_indices(step, batch, crops.count(), mix_seed(model.settings.seed, kPurpose)); },
+      err);
+  for (int64_t step = 0; step < steps; ++step) kmeans.update(loader.next());
 
   const int64_t channels = backbone->channels();
   Projector identity(ProjectorOptions(channels, channels).dropout(0));
@@ -172,7 +179,7 @@ void evaluate(const EvaluateSettings& s, const Console& console) {
   const metrics::Scores ours = confusion.scores();
   std::optional<metrics::Scores> kmeans;
   if (s.kmeans) {
-    Segmenter baseline = kmeans_segmenter(loaded.model, s.data, device, options.threads, segmenter_options);
+    Segmenter baseline = kmeans_segmenter(loaded.model, s, device, segmenter_options, console.err);
     kmeans = score(*baseline, dataset, device, options).scores();
   }
 

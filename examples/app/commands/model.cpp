@@ -2,6 +2,7 @@
 
 #include <array>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <stdexcept>
@@ -20,13 +21,21 @@ constexpr auto kFormatName = "smooseg model ";
 constexpr auto kFormat = "smooseg model 1";
 constexpr auto kExtraPrefix = "optimizer.";
 
+/// The settings that decide the features of training crops.
+bool decides_features(const std::string& option) {
+  static const std::set<std::string> names{"--backbone", "--features",   "--textons", "--texton-sharpness",
+                                           "--position", "--resolution", "--crops",   "--feature-dtype"};
+  return names.count(option) > 0;
+}
+
 std::vector<std::string> backbone_names() {
   std::vector<std::string> names;
   for (const auto& entry : backbone::registry()) names.push_back(entry.name);
   return names;
 }
 
-std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings) {
+/// A backbone as the settings want it.
+std::shared_ptr<backbone::Backbone> choose_backbone(const ModelSettings& settings) {
   if (settings.backbone == "texture") {
     return backbone::Texture(backbone::TextureOptions()
                                  .textons(settings.textons)
@@ -40,8 +49,6 @@ std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings)
 
 Model assemble(const ModelSettings& settings, const ClassTable& classes, const SegmenterOptions& options) {
   auto backbone = make_backbone(settings);
-  backbone->eval();
-  for (auto& parameter : backbone->parameters()) parameter.requires_grad_(false);
   const int64_t channels = backbone->channels();
   Model model;
   model.settings = settings;
@@ -103,6 +110,9 @@ void list_settings(ModelSettings& s, Add add) {
   add("--crops", s.crops, "crops of each picture: its center, or five")
       ->check(CLI::IsMember({"center", "five"}))
       ->group("Training");
+  add("--feature-dtype", s.feature_dtype, "to which the crops' features are rounded: float16 takes half the space")
+      ->check(CLI::IsMember({"float32", "float16"}))
+      ->group("Training");
   add("--batch", s.batch, "crops in a step, at least 2")->check(positive)->group("Training");
   add("--projector-rate", s.projector_rate, "Adam's learning rate for the projector")
       ->check(CLI::NonNegativeNumber)
@@ -123,6 +133,22 @@ void add_options(CLI::App& command, ModelSettings& settings) {
   list_settings(settings, [&](const char* name, auto& value, const char* description) {
     return command.add_option(name, value, description)->capture_default_str();
   });
+}
+
+void add_feature_options(CLI::App& command, ModelSettings& settings) {
+  CLI::App others;
+  list_settings(settings, [&](const char* name, auto& value, const char* description) {
+    CLI::App& app = decides_features(name) ? command : others;
+    return app.add_option(name, value, description)->capture_default_str();
+  });
+}
+
+SettingValues feature_settings(const ModelSettings& settings) {
+  SettingValues values = values_of(settings);
+  for (auto it = values.begin(); it != values.end();) {
+    it = decides_features("--" + it->first) ? std::next(it) : values.erase(it);
+  }
+  return values;
 }
 
 SettingValues values_of(const ModelSettings& settings) {
@@ -163,6 +189,13 @@ EnergyOptions energy_options(const ModelSettings& settings) {
       .temperature(settings.temperature);
 }
 
+std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings) {
+  auto backbone = choose_backbone(settings);
+  backbone->eval();
+  for (auto& parameter : backbone->parameters()) parameter.requires_grad_(false);
+  return backbone;
+}
+
 Model make_model(const ModelSettings& settings, const ClassTable& classes) {
   return assemble(settings, classes, {});
 }
@@ -174,6 +207,7 @@ void save_model(const std::filesystem::path& path, const Model& model, const io:
                         {{"format", kFormat},
                          {"version", SMOOSEG_VERSION},
                          {"step", std::to_string(model.step)},
+                         {"data", model.data},
                          {"settings", nlohmann::json(values_of(model.settings)).dump()},
                          {"classes", classes_to_json(model.classes)}});
 }
@@ -209,6 +243,7 @@ LoadedModel load_model(const std::filesystem::path& path, torch::Device device, 
   const ClassTable classes = classes_from_json(metadata_at(metadata, "classes", name), name);
   loaded.model = assemble(settings_from(values, name), classes, options);
   loaded.model.step = step;
+  if (const auto data = metadata.find("data"); data != metadata.end()) loaded.model.data = data->second;
   for (auto it = tensors.begin(); it != tensors.end();) {
     const bool is_extra = it->first.rfind(kExtraPrefix, 0) == 0;
     if (is_extra) loaded.extra.insert(*it);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 
 #include "data/classes.hpp"
@@ -38,6 +39,7 @@ struct ModelSettings {
 
   int64_t resolution = 224;
   std::string crops = "center";
+  std::string feature_dtype = "float32";
   int64_t batch = 32;
   double projector_rate = 1e-4;
   double predictor_rate = 5e-4;
@@ -48,9 +50,15 @@ struct ModelSettings {
 /// Adds an option for each setting.
 void add_options(CLI::App& command, ModelSettings& settings);
 
+/// Adds only those that decide the features of training crops, but for the seed.
+void add_feature_options(CLI::App& command, ModelSettings& settings);
+
 /// Option names (without dashes) and values, as they stand in a model file.
 using SettingValues = std::map<std::string, std::string>;
 SettingValues values_of(const ModelSettings& settings);
+
+/// Those of `add_feature_options`.
+SettingValues feature_settings(const ModelSettings& settings);
 
 /// @throws std::runtime_error naming `source` for an unknown name or a value out of range.
 ModelSettings settings_from(const SettingValues& values, const std::string& source);
@@ -61,8 +69,12 @@ struct Model {
   ModelSettings settings;
   ClassTable classes;  ///< the data set's, or "class 0", "class 1", ... where it names none
   int64_t step = 0;    ///< training steps done
+  std::string data;    ///< hash of the pictures that it was trained on; empty in files from before it was noted
   Segmenter segmenter{nullptr};
 };
+
+/// A frozen backbone in evaluation mode, without weights yet.
+std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings);
 
 /// A new model; the backbone has no weights yet. Draws its parameters from LibTorch's default generator.
 Model make_model(const ModelSettings& settings, const ClassTable& classes);

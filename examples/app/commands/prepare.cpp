@@ -1,39 +1,99 @@
-// `smooseg prepare`: data sets. Today: made-up scenes, to try everything with nothing to download.
+// `smooseg prepare`: made-up scenes, to try everything with nothing to download; and features of training crops, ahead
+// of the training.
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
 
 #include "commands/commands.hpp"
+#include "commands/features.hpp"
+#include "commands/model.hpp"
+#include "commands/runtime.hpp"
+#include "data/dataset.hpp"
 #include "data/scenes.hpp"
 
 namespace smooseg::app {
 namespace {
 
 struct PrepareSettings {
-  std::string what, out;
+  std::string what, out, data, weights;
+  std::optional<uint64_t> seed;
   SceneOptions scenes;
+  ModelSettings model;
+  FeatureSettings features;
+  RuntimeSettings runtime;
 };
 
 void add_options(CLI::App& app, PrepareSettings& s) {
   const auto count = CLI::Range(int64_t{1}, int64_t{1000000});
   const auto side = CLI::Range(int64_t{64}, int64_t{8192});
-  app.add_option("what", s.what, "scenes: labelled landscapes of textures, drawn at random")
+  app.add_option("what", s.what,
+                 "scenes: labelled landscapes of textures, drawn at random; features: those of the training crops, as "
+                 "smooseg train --cache takes them")
       ->required()
-      ->check(CLI::IsMember({"scenes"}));
-  app.add_option("--out", s.out, "folder for the data set")->required();
-  app.add_option("--train", s.scenes.train, "pictures to train on")->check(count)->capture_default_str();
-  app.add_option("--test", s.scenes.test, "pictures to score")->check(count)->capture_default_str();
-  app.add_option("--height", s.scenes.height, "of each picture in pixels")->check(side)->capture_default_str();
-  app.add_option("--width", s.scenes.width, "of each picture in pixels")->check(side)->capture_default_str();
-  app.add_option("--seed", s.scenes.seed, "decides every pixel")->capture_default_str();
+      ->check(CLI::IsMember({"scenes", "features"}));
+  app.add_option("--seed", s.seed,
+                 "decides every pixel of scenes (default: 1) and the textons of texture (default: 0)");
+  app.add_option("--out", s.out, "folder for the data set")->group("Scenes");
+  app.add_option("--train", s.scenes.train, "pictures to train on")
+      ->check(count)
+      ->capture_default_str()
+      ->group("Scenes");
+  app.add_option("--test", s.scenes.test, "pictures to score")->check(count)->capture_default_str()->group("Scenes");
+  app.add_option("--height", s.scenes.height, "of each picture in pixels")
+      ->check(side)
+      ->capture_default_str()
+      ->group("Scenes");
+  app.add_option("--width", s.scenes.width, "of each picture in pixels")
+      ->check(side)
+      ->capture_default_str()
+      ->group("Scenes");
+  app.add_option("--data", s.data, "data set (images/train, ...) or any folder of pictures")->group("Features");
+  app.add_option("--weights", s.weights, "the backbone's weights (.pth, .pt, .ckpt, .safetensors)")->group("Features");
+  add_options(app, s.features);
+  add_options(app, s.runtime);
+  add_feature_options(app, s.model);
+}
+
+void check_given(const std::string& value, const char* option, const std::string& what) {
+  if (value.empty()) throw std::runtime_error(std::string(option) + " is required for 'prepare " + what + "'");
+}
+
+void prepare_scenes(const PrepareSettings& s, const Console& console) {
+  check_given(s.out, "--out", s.what);
+  SceneOptions options = s.scenes;
+  options.seed = s.seed.value_or(options.seed);
+  write_scenes(s.out, options);
+  console.out << options.train << " scenes to train on and " << options.test << " to score: " << s.out << std::endl;
+}
+
+void prepare_features(PrepareSettings s, const Console& console) {
+  check_given(s.data, "--data", s.what);
+  check_given(s.features.cache, "--cache", s.what);
+  const std::string weights = chosen_weights(s.model, s.weights);
+  s.model.seed = s.seed.value_or(s.model.seed);
+  const torch::Device device = start(s.runtime);
+  const int workers = worker_count(s.features, s.runtime);
+  const Dataset dataset = open_dataset(s.data, "train");
+  const Crops crops = training_crops(dataset, s.model);
+  const auto backbone = make_backbone(s.model);
+  check_patches(s.model, *backbone);
+  const std::vector<Hash> pictures = crops.picture_hashes(workers);
+  prepare_backbone(*backbone, s.model, weights, crops, device, workers, nullptr, console.err);
+  const FeatureSource source = feature_source(s.model, s.features, crops, *backbone, device, workers);
+  const auto cache = feature_cache(s.model, s.features, source, pictures, workers);
+  fill_cache(*cache, source, console.err);
+  console.out << "features of " << crops.count() << " crops: " << s.features.cache << std::endl;
 }
 
 }  // namespace
 
 Command prepare_command() {
   const auto settings = std::make_shared<PrepareSettings>();
-  return {"prepare", "Make a data set.", [settings](CLI::App& app) { add_options(app, *settings); },
+  return {"prepare", "Make a data set, or the features of one.",
+          [settings](CLI::App& app) { add_options(app, *settings); },
           [settings](const Console& console) {
-            write_scenes(settings->out, settings->scenes);
-            console.out << settings->scenes.train << " scenes to train on and " << settings->scenes.test
-                        << " to score: " << settings->out << std::endl;
+            settings->what == "scenes" ? prepare_scenes(*settings, console) : prepare_features(*settings, console);
           }};
 }
 

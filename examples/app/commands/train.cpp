@@ -3,6 +3,7 @@
 // Every random draw of a step is decided by the seed and the step's number alone, so that a run that was stopped and
 // resumed ends with the same weights as one that never was.
 
+#include <torch/cuda.h>
 #include <torch/optim/adam.h>
 #include <unistd.h>
 
@@ -15,16 +16,14 @@
 #include <stdexcept>
 
 #include "commands/commands.hpp"
+#include "commands/features.hpp"
 #include "commands/model.hpp"
 #include "commands/runtime.hpp"
 #include "commands/score.hpp"
-#include "commands/weight_files.hpp"
 #include "data/dataset.hpp"
 #include "data/loader.hpp"
-#include "smooseg/backbone/registry.hpp"
-#include "smooseg/backbone/texture.hpp"
+#include "report/profiler.hpp"
 #include "smooseg/io/atomic_file.hpp"
-#include "smooseg/io/load.hpp"
 #include "smooseg/loss.hpp"
 
 namespace smooseg::app {
@@ -35,20 +34,21 @@ namespace fs = std::filesystem;
 struct TrainSettings {
   ModelSettings model;
   RuntimeSettings runtime;
+  FeatureSettings features;
   std::string data, out, weights;
   int64_t iterations = 3000;
   bool resume = false;
   int64_t log_every = 10;
   int64_t checkpoint_every = 500;
-  double cache_memory = 2;
+  bool profile = false;
   std::string select = "last";
   int64_t validate_every = 500;
   std::string validation_split = "val";
   int64_t validation_resolution = 320;
 };
 
-// What a seed is mixed with, one number a purpose; the loader has 1.
-constexpr uint64_t kInitialization = 2, kTextons = 3, kStep = 4;
+// What a seed is mixed with, one number a purpose; the loader has 1, the textons 3.
+constexpr uint64_t kInitialization = 2, kStep = 4;
 
 void add_options(CLI::App& app, TrainSettings& s) {
   const auto positive = CLI::Range(int64_t{1}, int64_t{1} << 40);
@@ -62,9 +62,7 @@ void add_options(CLI::App& app, TrainSettings& s) {
   app.add_option("--checkpoint-every", s.checkpoint_every, "steps between checkpoints")
       ->check(positive)
       ->capture_default_str();
-  app.add_option("--cache-memory", s.cache_memory, "GiB of features to keep in memory at most")
-      ->check(CLI::Range(0.0, 1e6))
-      ->capture_default_str();
+  app.add_flag("--profile", s.profile, "print where the time goes, and write OUT/trace.json for ui.perfetto.dev");
   app.add_option("--select", s.select,
                  "which step becomes best.safetensors: the last, or the one with the best mIoU, "
                  "which needs labels")
@@ -77,6 +75,7 @@ void add_options(CLI::App& app, TrainSettings& s) {
   app.add_option("--validation-resolution", s.validation_resolution, "side of its crops in pixels")
       ->check(positive)
       ->capture_default_str();
+  add_options(app, s.features);
   add_options(app, s.model);
   add_options(app, s.runtime);
 }
@@ -96,32 +95,8 @@ ClassTable settle(TrainSettings& s, const Dataset& dataset) {
     throw std::runtime_error("--batch: expected at least 2, since each image is compared with another, got " +
                              std::to_string(s.model.batch));
   }
-  const auto& backbone = backbone::find(s.model.backbone);
-  const bool has_weights = !backbone.weights.file.empty();
-  if (s.model.features == "keys" && !backbone.has_keys) {
-    throw std::runtime_error("--features: the backbone '" + s.model.backbone + "' has no keys");
-  }
-  if (!has_weights && !s.weights.empty()) {
-    throw std::runtime_error("--weights: the backbone '" + s.model.backbone +
-                             "' has none; choose another with --backbone");
-  }
-  if (has_weights && !s.resume) s.weights = weights_for(backbone, s.weights);
+  if (!s.resume || !s.weights.empty()) s.weights = chosen_weights(s.model, s.weights);
   return dataset.classes ? *dataset.classes : default_classes(s.model.classes);
-}
-
-/// Gives a new model's backbone its weights, or its statistics.
-void prepare_backbone(Model& model, const TrainSettings& s, const Crops& crops, torch::Device device,
-                      std::ostream& err) {
-  auto& backbone = *model.segmenter->backbone;
-  if (auto* texture = dynamic_cast<backbone::TextureImpl*>(&backbone)) {
-    err << "learning textons from " << crops.count() << " crops" << std::endl;
-    texture->to(device);
-    const auto generator = at::make_generator<at::CPUGeneratorImpl>(mix_seed(s.model.seed, kTextons));
-    texture->fit([&](int64_t i) { return crops.image(i).unsqueeze(0).to(device); }, crops.count(), generator);
-    return;
-  }
-  const auto report = io::load(backbone, s.weights);
-  err << s.weights << ": " << report.message() << std::endl;
 }
 
 /// Adam with the projector's and the predictor's rates, whose state goes into checkpoints and comes out of them.
@@ -279,11 +254,17 @@ void check_same_settings(const ModelSettings& given, const ModelSettings& saved,
 class Training {
  public:
   Training(const TrainSettings& settings, const Console& console)
-      : s_(settings), console_(console), device_(start(s_.runtime)), dataset_(open_dataset(s_.data, "train")) {}
+      : s_(settings),
+        console_(console),
+        device_(start(s_.runtime)),
+        workers_(worker_count(s_.features, s_.runtime)),
+        dataset_(open_dataset(s_.data, "train")) {
+    if (s_.profile) profiler_ = std::make_unique<Profiler>(synchronize());
+  }
 
   void run() {
     const ClassTable classes = settle(s_, dataset_);
-    const Crops crops(dataset_, s_.model.resolution, s_.model.crops == "five", thread_count(s_.runtime));
+    const Crops crops = training_crops(dataset_, s_.model);
     if (crops.count() < 2) {
       throw std::runtime_error(s_.data + ": expected at least 2 training crops, found " +
                                std::to_string(crops.count()));
@@ -302,8 +283,11 @@ class Training {
       throw std::runtime_error(s_.data + ": --select labels needs labels, found none for the split '" +
                                s_.validation_split + "'");
     }
-    begin(classes, crops);
-    train(crops);
+    const std::vector<Hash> pictures = timed(profiler_.get(), "hash", [&] { return crops.picture_hashes(workers_); });
+    begin(classes, crops, pictures);
+    const int64_t first = model_.step;
+    train(crops, pictures);
+    if (profiler_) report_profile(model_.step - first);
     console_.out << "model: " << best_path().string() << std::endl;
   }
 
@@ -311,20 +295,39 @@ class Training {
   fs::path last_path() const { return fs::path(s_.out) / "last.safetensors"; }
   fs::path best_path() const { return fs::path(s_.out) / "best.safetensors"; }
 
+  /// Waits for the device; nothing where it needs no waiting for.
+  std::function<void()> synchronize() const {
+    if (!device_.is_cuda()) return {};
+    return [device = device_] { torch::cuda::synchronize(device.index()); };
+  }
+
+  void report_profile(int64_t steps) const {
+    const fs::path trace = fs::path(s_.out) / "trace.json";
+    profiler_->write_trace(trace);
+    profiler_->print(console_.out, steps);
+    if (device_.is_cuda()) console_.out << "Each part waits for the GPU: without --profile they overlap.\n";
+    console_.out << "trace (ui.perfetto.dev, chrome://tracing): " << trace.string() << "\n";
+  }
+
   /// A new model, or the one to go on with.
-  void begin(const ClassTable& classes, const Crops& crops) {
+  void begin(const ClassTable& classes, const Crops& crops, const std::vector<Hash>& pictures) {
     if (!s_.resume) {
       torch::manual_seed(mix_seed(s_.model.seed, kInitialization));
       model_ = make_model(s_.model, classes);
       model_.segmenter->to(device_);
-      check_patches();
-      prepare_backbone(model_, s_, crops, device_, console_.err);
-      model_.segmenter->to(device_);
+      auto& backbone = *model_.segmenter->backbone;
+      check_patches(s_.model, backbone);
+      prepare_backbone(backbone, s_.model, s_.weights, crops, device_, workers_, profiler_.get(), console_.err);
+      model_.data = data_hash(pictures);
       optimizer_ = std::make_unique<Optimizer>(*model_.segmenter, s_.model);
       return;
     }
     LoadedModel loaded = load_model(last_path(), device_);
     check_same_settings(s_.model, loaded.model.settings, last_path());
+    if (!loaded.model.data.empty() && loaded.model.data != data_hash(pictures)) {
+      throw std::runtime_error(last_path().string() + ": cannot resume with other pictures: those of " + s_.data +
+                               " are not, or not in the same order, those that it was trained on");
+    }
     if (s_.iterations < loaded.model.step) {
       throw std::runtime_error(last_path().string() + ": has " + std::to_string(loaded.model.step) +
                                " steps already, more than --iterations " + std::to_string(s_.iterations));
@@ -335,25 +338,21 @@ class Training {
     console_.err << "going on from step " << model_.step << std::endl;
   }
 
-  void check_patches() const {
-    const int64_t patch = model_.segmenter->backbone->patch_size();
-    if (s_.model.resolution % patch != 0) {
-      throw std::runtime_error("--resolution: expected a multiple of the backbone's patch of " + std::to_string(patch) +
-                               " pixels, got " + std::to_string(s_.model.resolution));
-    }
-  }
-
-  void train(const Crops& crops) {
-    constexpr double kGiB = 1 << 30;
-    auto& segmenter = *model_.segmenter;
-    FeatureCache cache(crops, *segmenter.backbone, device_, static_cast<int64_t>(s_.cache_memory * kGiB));
+  void train(const Crops& crops, const std::vector<Hash>& pictures) {
+    const FeatureSource source =
+        feature_source(s_.model, s_.features, crops, *model_.segmenter->backbone, device_, workers_, profiler_.get());
+    FeatureLoader loader(
+        source, feature_cache(s_.model, s_.features, source, pictures, workers_), s_.iterations - model_.step,
+        [&, first = model_.step](int64_t i) {
+          return batch_indices(first + i, s_.model.batch, crops.count(), s_.model.seed);
+        },
+        console_.err);
     EnergyLoss energy(energy_options(s_.model));
     Log log(fs::path(s_.out) / "log.jsonl", model_.step);
     Progress progress(console_.err, model_.step, s_.iterations);
     last_saved_ = s_.resume ? model_.step : -1;
     while (model_.step < s_.iterations) {
-      const Tensor x = cache.features(batch_indices(model_.step, s_.model.batch, crops.count(), s_.model.seed));
-      const EnergyTerms e = step(x, energy);
+      const EnergyTerms e = step(loader.next(), energy);
       ++model_.step;
       if (model_.step % s_.log_every == 0 || model_.step == s_.iterations) {
         const auto line = log_line(model_.step, e, progress.seconds());
@@ -371,15 +370,19 @@ class Training {
     auto& segmenter = *model_.segmenter;
     segmenter.projector->train();
     torch::manual_seed(mix_seed(s_.model.seed, kStep, static_cast<uint64_t>(model_.step)));
-    const ProjectorOutput projected = segmenter.projector(features);
+    Profiler* const profiler = profiler_.get();
+    const auto projected = timed(profiler, "projector", [&] { return segmenter.projector(features); });
     const Tensor pairing = functional::random_pairing(features.size(0));
-    EnergyTerms e = energy(projected.features, segmenter.predictor(projected.code), pairing);
+    const auto logits = timed(profiler, "predictor", [&] { return segmenter.predictor(projected.code); });
+    const EnergyTerms e = timed(profiler, "loss", [&] { return energy(projected.features, logits, pairing); });
     if (!std::isfinite(e.total.item<double>())) stop_not_finite(model_.step + 1, "the loss is " + describe(e));
     optimizer_->zero_grad();
-    e.total.backward();
-    if (s_.model.teacher_update == "before") segmenter.predictor->update_teacher();
-    optimizer_->step();
-    if (s_.model.teacher_update == "after") segmenter.predictor->update_teacher();
+    timed(profiler, "backward", [&] { e.total.backward(); });
+    timed(profiler, "optimiser", [&] {
+      if (s_.model.teacher_update == "before") segmenter.predictor->update_teacher();
+      optimizer_->step();
+      if (s_.model.teacher_update == "after") segmenter.predictor->update_teacher();
+    });
     return e;
   }
 
@@ -401,7 +404,7 @@ class Training {
     for (const auto& item : model_.segmenter->named_parameters()) {
       if (!item.value().isfinite().all().item<bool>()) stop_not_finite(model_.step, item.key() + " is not finite");
     }
-    save_model(last_path(), model_, optimizer_->state());
+    timed(profiler_.get(), "save", [&] { save_model(last_path(), model_, optimizer_->state()); });
     last_saved_ = model_.step;
   }
 
@@ -418,8 +421,10 @@ class Training {
   TrainSettings s_;
   Console console_;
   torch::Device device_;
+  int workers_;
   Dataset dataset_;
   std::optional<Dataset> validation_;
+  std::unique_ptr<Profiler> profiler_;
   Model model_;
   std::unique_ptr<Optimizer> optimizer_;
   int64_t last_saved_ = -1;

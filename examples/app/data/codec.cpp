@@ -1,11 +1,13 @@
 #include "data/codec.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <utility>
 
 namespace smooseg::app {
 namespace codec {
@@ -44,6 +46,76 @@ File read_file(const std::filesystem::path& path, const std::string& expected) {
   return file;
 }
 
+/// Keeps all pixels.
+class WholePicture : public RowSink {
+ public:
+  void begin(int64_t height, int64_t width) override {
+    raster = {height, width, 3, std::vector<uint8_t>(static_cast<size_t>(height * width * 3))};
+  }
+  int64_t next_row(int64_t y) const override { return y; }
+  void take(int64_t y, const uint8_t* rgb) override {
+    const int64_t values = raster.width * 3;
+    std::copy_n(rgb, values, raster.values.data() + y * values);
+  }
+
+  Raster raster;
+};
+
+/// Keeps the pixels of some grids.
+class GridPixels : public RowSink {
+ public:
+  explicit GridPixels(const std::function<std::vector<Grid>(int64_t, int64_t)>& choose_grids)
+      : choose_grids_(choose_grids) {}
+
+  void begin(int64_t height, int64_t width) override {
+    height_ = height;
+    for (Grid& grid : choose_grids_(height, width)) {
+      const auto rows = static_cast<int64_t>(grid.rows.size()), columns = static_cast<int64_t>(grid.columns.size());
+      rasters.push_back({rows, columns, 3, std::vector<uint8_t>(static_cast<size_t>(rows * columns * 3))});
+      parts_.push_back({std::move(grid), 0});
+    }
+  }
+
+  int64_t next_row(int64_t y) const override {
+    int64_t next = height_;
+    for (const Part& part : parts_) {
+      if (part.done < part.grid.rows.size()) next = std::min(next, std::max(y, part.grid.rows[part.done]));
+    }
+    return next;
+  }
+
+  void take(int64_t y, const uint8_t* rgb) override {
+    for (size_t k = 0; k < parts_.size(); ++k) {
+      auto& [grid, done] = parts_[k];
+      const size_t values = grid.columns.size() * 3;
+      for (; done < grid.rows.size() && grid.rows[done] == y; ++done) {
+        uint8_t* to = rasters[k].values.data() + done * values;
+        for (const int64_t x : grid.columns) to = std::copy_n(rgb + 3 * x, 3, to);
+      }
+    }
+  }
+
+  std::vector<Raster> rasters;
+
+ private:
+  struct Part {
+    Grid grid;
+    size_t done;  // rows that were taken
+  };
+
+  const std::function<std::vector<Grid>(int64_t, int64_t)>& choose_grids_;
+  int64_t height_ = 0;
+  std::vector<Part> parts_;
+};
+
+void decode(const std::filesystem::path& path, RowSink& sink) {
+  const char* const expected = "a JPEG or PNG picture";
+  const File file = read_file(path, expected);
+  if (is_jpeg(file)) return decode_jpeg(file, sink);
+  if (is_png(file)) return decode_png(file, sink);
+  fail(path, expected, describe(file));
+}
+
 }  // namespace
 
 void fail(const std::filesystem::path& path, const std::string& expected, const std::string& found) {
@@ -73,11 +145,16 @@ bool is_png(const File& file) {
 }  // namespace codec
 
 Raster read_rgb(const std::filesystem::path& path) {
-  const char* const expected = "a JPEG or PNG picture";
-  const codec::File file = codec::read_file(path, expected);
-  if (codec::is_jpeg(file)) return codec::decode_jpeg(file);
-  if (codec::is_png(file)) return codec::decode_png(file);
-  codec::fail(path, expected, codec::describe(file));
+  codec::WholePicture picture;
+  codec::decode(path, picture);
+  return std::move(picture.raster);
+}
+
+std::vector<Raster> read_rgb(const std::filesystem::path& path,
+                             const std::function<std::vector<Grid>(int64_t, int64_t)>& choose_grids) {
+  codec::GridPixels pixels(choose_grids);
+  codec::decode(path, pixels);
+  return std::move(pixels.rasters);
 }
 
 IndexRaster read_indices(const std::filesystem::path& path) {

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,20 @@ inline constexpr int64_t kMaxPixels = 100'000'000;
 /// @throws std::runtime_error for missing, empty, damaged, truncated, unsupported and oversized files.
 Raster read_rgb(const std::filesystem::path& path);
 
+/// The pixels of a picture where some of its rows and columns cross. Positions are in ascending order; one may stand
+/// several times.
+struct Grid {
+  std::vector<int64_t> rows, columns;
+};
+
+/// The same picture, but only the pixels of some grids, so that no memory is taken for the others, nor time where it
+/// can be avoided. All of the file is still read and checked.
+/// @param choose_grids called once with the picture's height and width; what it throws is passed on.
+/// @return for each grid a raster of its rows x its columns, RGB.
+/// @throws std::runtime_error as above.
+std::vector<Raster> read_rgb(const std::filesystem::path& path,
+                             const std::function<std::vector<Grid>(int64_t, int64_t)>& choose_grids);
+
 /// The values of a grey (1 to 16 bits) or palette PNG as they are stored: grey levels are not stretched, palette
 /// entries not looked up.
 /// @throws std::runtime_error as `read_rgb`, and for files that hold colours or lossy values instead of indices.
@@ -57,10 +72,25 @@ struct File {
   std::vector<uint8_t> bytes;
 };
 
+/// Where a decoder puts the rows of a picture.
+class RowSink {
+ public:
+  virtual ~RowSink() = default;
+
+  /// Called once, before any row.
+  virtual void begin(int64_t height, int64_t width) = 0;
+
+  /// The first row from `y` on that is wanted; the height where none is.
+  virtual int64_t next_row(int64_t y) const = 0;
+
+  /// Takes a row that is wanted: 3 values (RGB) for each pixel. Rows come from top to bottom.
+  virtual void take(int64_t y, const uint8_t* rgb) = 0;
+};
+
 bool is_jpeg(const File& file);
 bool is_png(const File& file);
-Raster decode_jpeg(const File& file);
-Raster decode_png(const File& file);
+void decode_jpeg(const File& file, RowSink& sink);
+void decode_png(const File& file, RowSink& sink);
 IndexRaster decode_png_indices(const File& file);
 
 /// Throws "PATH: expected WHAT, found ...".

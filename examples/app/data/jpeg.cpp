@@ -10,7 +10,9 @@
 #include <jerror.h>
 // clang-format on
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "data/codec.hpp"
 
@@ -61,7 +63,7 @@ class JpegReader {
   ~JpegReader() { jpeg_destroy_decompress(&info_); }
 
   /// Reads the header and chooses RGB, or CMYK for the two formats that libjpeg does not turn into RGB.
-  Raster open() {
+  void open() {
     run([this] {
       jpeg_create_decompress(&info_);
       info_.progress = &progress_;
@@ -71,24 +73,38 @@ class JpegReader {
       info_.out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
       jpeg_calc_output_dimensions(&info_);
     });
-    Raster raster;
-    raster.height = info_.output_height;
-    raster.width = info_.output_width;
-    raster.channels = info_.out_color_space == JCS_CMYK ? 4 : 3;
-    return raster;
   }
 
-  void decode(Raster& raster) {
-    uint8_t* const pixels = raster.values.data();
-    const auto stride = static_cast<size_t>(raster.width * raster.channels);
-    run([this, pixels, stride] {
-      jpeg_start_decompress(&info_);
-      while (info_.output_scanline < info_.output_height) {
-        JSAMPROW row = pixels + info_.output_scanline * stride;
-        jpeg_read_scanlines(&info_, &row, 1);
-      }
-      jpeg_finish_decompress(&info_);
+  int64_t height() const { return info_.output_height; }
+  int64_t width() const { return info_.output_width; }
+  bool is_cmyk() const { return info_.out_color_space == JCS_CMYK; }
+
+  void start() {
+    run([this] { jpeg_start_decompress(&info_); });
+  }
+
+  /// The row that is read next.
+  int64_t row() const { return info_.output_scanline; }
+
+  void read_row(uint8_t* values) {
+    run([this, values] {
+      JSAMPROW target = values;
+      jpeg_read_scanlines(&info_, &target, 1);
     });
+  }
+
+  /// Passes over rows; the others are what they would be without. `values` has room for a row.
+  void skip_rows(int64_t count, uint8_t* values) {
+#ifdef LIBJPEG_TURBO_VERSION_NUMBER
+    static_cast<void>(values);
+    run([this, count] { jpeg_skip_scanlines(&info_, static_cast<JDIMENSION>(count)); });
+#else
+    for (; count > 0; --count) read_row(values);
+#endif
+  }
+
+  void finish() {
+    run([this] { jpeg_finish_decompress(&info_); });
   }
 
  private:
@@ -105,28 +121,39 @@ class JpegReader {
   Escape escape_;
 };
 
-/// CMYK as Adobe's programs write it, 255 meaning no ink.
-Raster cmyk_to_rgb(const Raster& cmyk) {
-  Raster rgb{cmyk.height, cmyk.width, 3, std::vector<uint8_t>(cmyk.values.size() / 4 * 3)};
-  for (size_t p = 0; p < cmyk.values.size() / 4; ++p) {
-    const int black = cmyk.values[4 * p + 3];
-    for (size_t c = 0; c < 3; ++c) {
-      rgb.values[3 * p + c] = static_cast<uint8_t>((cmyk.values[4 * p + c] * black + 127) / 255);
-    }
+/// CMYK as Adobe's programs write it, 255 meaning no ink; in place.
+void cmyk_to_rgb(std::vector<uint8_t>& row) {
+  for (size_t p = 0; p < row.size() / 4; ++p) {
+    const int black = row[4 * p + 3];
+    for (size_t c = 0; c < 3; ++c) row[3 * p + c] = static_cast<uint8_t>((row[4 * p + c] * black + 127) / 255);
   }
-  return rgb;
 }
 
 }  // namespace
 
-Raster decode_jpeg(const File& file) {
+void decode_jpeg(const File& file, RowSink& sink) {
   JpegReader reader(file);
-  Raster raster = reader.open();
+  reader.open();
+  const int64_t height = reader.height(), width = reader.width();
   // Each block of 8 x 8 pixels takes at least one bit.
-  check_size(file, raster.height, raster.width, raster.height * raster.width / 512);
-  raster.values.resize(static_cast<size_t>(raster.height * raster.width * raster.channels));
-  reader.decode(raster);
-  return raster.channels == 4 ? cmyk_to_rgb(raster) : raster;
+  check_size(file, height, width, height * width / 512);
+  sink.begin(height, width);
+  std::vector<uint8_t> row(static_cast<size_t>(width * (reader.is_cmyk() ? 4 : 3)));
+  reader.start();
+  while (reader.row() < height) {
+    const int64_t y = reader.row(), wanted = sink.next_row(y);
+    // The last row is read in any case: libjpeg does not look at what it skips at the end.
+    const int64_t next = std::min(wanted, height - 1);
+    if (next > y) {
+      reader.skip_rows(next - y, row.data());
+      continue;
+    }
+    reader.read_row(row.data());
+    if (wanted > y) break;
+    if (reader.is_cmyk()) cmyk_to_rgb(row);
+    sink.take(y, row.data());
+  }
+  reader.finish();
 }
 
 }  // namespace smooseg::app::codec

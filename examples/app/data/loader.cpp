@@ -1,38 +1,53 @@
 #include "data/loader.hpp"
 
-#include <algorithm>
-#include <utility>
+#include <c10/util/Exception.h>
 
-#include "data/image_file.hpp"
+#include <array>
+#include <stdexcept>
+
+#include "data/codec.hpp"
 #include "data/transforms.hpp"
 
 namespace smooseg::app {
-namespace {
 
-// Features are computed in fixed groups of neighbouring crops: the rounding of a batched product may depend on what is
-// in the batch, and a resumed run must get the same bits.
-constexpr int64_t kChunk = 16;
-
-}  // namespace
-
-Tensor Crops::image(int64_t index) const {
-  const int64_t crops = five_ ? 5 : 1;
-  const Sample& sample = dataset_.samples.at(static_cast<std::size_t>(index / crops));
-  Tensor picture = read_image(sample.image);
-  if (five_) {
-    if (picture.size(0) < 2 || picture.size(1) < 2) {
-      throw std::runtime_error(sample.image.string() + ": expected a picture of at least 2 x 2 pixels for five crops");
-    }
-    picture = five_crop(picture)[static_cast<std::size_t>(index % crops)];
-  }
-  return normalize(center_crop(resize_shorter(picture, resolution_), resolution_, resolution_));
+Tensor Crops::image(int64_t crop) const {
+  return images({crop})[0];
 }
 
-Tensor Crops::images(const std::vector<int64_t>& indices) const {
-  std::vector<Tensor> pictures(indices.size());
-  parallel_for(static_cast<int64_t>(indices.size()), threads_,
-               [&](int64_t i) { pictures[static_cast<std::size_t>(i)] = image(indices[static_cast<std::size_t>(i)]); });
-  return torch::stack(pictures);
+Tensor Crops::images(const std::vector<int64_t>& crops) const {
+  const auto count = static_cast<int64_t>(crops.size());
+  const Tensor result = torch::empty({count, 3, resolution_, resolution_}, torch::kFloat32);
+  float* target = result.data_ptr<float>();
+  for (std::size_t first = 0, end = 0; first < crops.size(); first = end) {
+    const int64_t picture = picture_of(crops[first]);
+    while (end < crops.size() && picture_of(crops[end]) == picture) ++end;
+    const auto choose_grids = [&](int64_t height, int64_t width) {
+      if (!five_) return std::vector<Grid>(end - first, center_grid(height, width, resolution_));
+      const std::array<Grid, 5> all = five_grids(height, width, resolution_);
+      std::vector<Grid> wanted;
+      for (std::size_t i = first; i < end; ++i) wanted.push_back(all.at(static_cast<std::size_t>(crops[i] % 5)));
+      return wanted;
+    };
+    const auto& path = dataset_.samples.at(static_cast<std::size_t>(picture)).image;
+    try {
+      for (const Raster& pixels : read_rgb(path, choose_grids)) {
+        normalize(pixels, target);
+        target += pixels.values.size();
+      }
+    } catch (const c10::Error& e) {
+      throw std::runtime_error(path.string() + ": " + e.what_without_backtrace());
+    }
+  }
+  return result;
+}
+
+std::vector<Hash> Crops::picture_hashes(int threads) const {
+  std::vector<Hash> hashes(dataset_.samples.size());
+  parallel_for(static_cast<int64_t>(hashes.size()), threads, [&](int64_t i) {
+    const auto at = static_cast<std::size_t>(i);
+    hashes[at] = hash_of_file(dataset_.samples[at].image);
+  });
+  return hashes;
 }
 
 uint64_t mix_seed(uint64_t seed, uint64_t purpose, uint64_t step) {
@@ -59,33 +74,6 @@ std::vector<int64_t> batch_indices(int64_t step, int64_t batch, int64_t count, u
     indices.push_back(order[position % count].item<int64_t>());
   }
   return indices;
-}
-
-FeatureCache::FeatureCache(Crops crops, backbone::Backbone& backbone, torch::Device device, int64_t max_bytes)
-    : crops_(std::move(crops)), backbone_(backbone), device_(device) {
-  const int64_t side = crops_.resolution() / backbone.patch_size();
-  const int64_t bytes = crops_.count() * backbone.channels() * side * side * static_cast<int64_t>(sizeof(float));
-  if (bytes > max_bytes) return;
-  cache_ =
-      torch::empty({crops_.count(), backbone.channels(), side, side}, torch::device(device).dtype(torch::kFloat32));
-  filled_.resize(static_cast<std::size_t>((crops_.count() + kChunk - 1) / kChunk));
-}
-
-void FeatureCache::fill(int64_t chunk) {
-  std::vector<int64_t> members;
-  for (int64_t i = chunk * kChunk; i < std::min((chunk + 1) * kChunk, crops_.count()); ++i) members.push_back(i);
-  const Tensor features = backbone_.features(crops_.images(members).to(device_));
-  cache_.narrow(0, members.front(), features.size(0)).copy_(features);
-  filled_[static_cast<std::size_t>(chunk)] = true;
-}
-
-Tensor FeatureCache::features(const std::vector<int64_t>& indices) {
-  const torch::NoGradGuard no_grad;
-  if (!cache_.defined()) return backbone_.features(crops_.images(indices).to(device_));
-  for (const int64_t index : indices) {
-    if (!filled_[static_cast<std::size_t>(index / kChunk)]) fill(index / kChunk);
-  }
-  return cache_.index_select(0, torch::tensor(indices, torch::kInt64).to(device_));
 }
 
 }  // namespace smooseg::app

@@ -1,6 +1,6 @@
 #pragma once
 
-// Training crops by number, and their features.
+// Training crops by number, and the order in which they are taken.
 
 #include <torch/types.h>
 
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "data/dataset.hpp"
-#include "smooseg/backbone/backbone.hpp"
+#include "data/hash.hpp"
 #include "smooseg/detail/parallel.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
@@ -20,23 +20,32 @@ using smooseg::detail::parallel_for;
 /// cropped to a square, or that of each of its five crops.
 class Crops {
  public:
-  Crops(const Dataset& dataset, int64_t resolution, bool five, int threads)
-      : dataset_(dataset), resolution_(resolution), five_(five), threads_(threads) {}
+  Crops(const Dataset& dataset, int64_t resolution, bool five)
+      : dataset_(dataset), resolution_(resolution), five_(five) {}
 
-  int64_t count() const { return static_cast<int64_t>(dataset_.samples.size()) * (five_ ? 5 : 1); }
+  int64_t count() const { return static_cast<int64_t>(dataset_.samples.size()) * per_picture(); }
   int64_t resolution() const { return resolution_; }
 
-  /// @return (3,R,R) float32, normalised.
-  Tensor image(int64_t index) const;
+  /// Which picture a crop is of, and how many crops each picture has.
+  int64_t picture_of(int64_t crop) const { return crop / per_picture(); }
+  int64_t per_picture() const { return five_ ? 5 : 1; }
 
-  /// @return (B,3,R,R) float32, decoded in parallel.
-  Tensor images(const std::vector<int64_t>& indices) const;
+  /// @return (3,R,R) float32, normalised.
+  /// @throws std::runtime_error beginning with the picture's path where it cannot be read or has no such crop.
+  Tensor image(int64_t crop) const;
+
+  /// @return (B,3,R,R) float32, normalised. A picture that several crops in a row are of is decoded once. Uses the
+  /// calling
+  ///   thread alone.
+  Tensor images(const std::vector<int64_t>& crops) const;
+
+  /// The contents of each picture's file. @throws std::runtime_error naming a file that cannot be read.
+  std::vector<Hash> picture_hashes(int threads) const;
 
  private:
   Dataset dataset_;
   int64_t resolution_;
   bool five_;
-  int threads_;
 };
 
 /// The crops of a step, a pure function of seed and step, so that a resumed run sees what an uninterrupted one would:
@@ -45,24 +54,5 @@ std::vector<int64_t> batch_indices(int64_t step, int64_t batch, int64_t count, u
 
 /// A seed for one purpose of one step, spread over all bits (SplitMix64).
 uint64_t mix_seed(uint64_t seed, uint64_t purpose, uint64_t step = 0);
-
-/// The frozen backbone's features of crops: computed once and kept in memory where all of them fit into `max_bytes`,
-/// else computed whenever asked for.
-class FeatureCache {
- public:
-  FeatureCache(Crops crops, backbone::Backbone& backbone, torch::Device device, int64_t max_bytes);
-
-  /// @return (B,C,h,w) float32 on the device.
-  Tensor features(const std::vector<int64_t>& indices);
-
- private:
-  void fill(int64_t chunk);
-
-  Crops crops_;
-  backbone::Backbone& backbone_;
-  torch::Device device_;
-  Tensor cache_;              // (count,C,h,w), or undefined
-  std::vector<bool> filled_;  // by chunk
-};
 
 }  // namespace smooseg::app

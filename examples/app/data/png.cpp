@@ -91,23 +91,41 @@ class PngReader {
     });
   }
 
-  /// All pixels, of `pixel_bytes` each after the conversion chosen above.
-  std::vector<uint8_t> decode(int64_t pixel_bytes) {
+  /// Begins to decode; `pixel_bytes` is what a pixel has after the conversion chosen above. Returns whether rows can be
+  /// read one by one: those of an interlaced picture cannot.
+  bool start(int64_t pixel_bytes) {
     const auto row_bytes = static_cast<int64_t>(png_get_rowbytes(handles_.png, handles_.info));
     // Deflate shrinks its input to 1/1032 at best.
     check_size(file_, height(), width(), height() * row_bytes / 1032);
-    const auto stride = static_cast<size_t>(width() * pixel_bytes);
-    std::vector<uint8_t> values(stride * static_cast<size_t>(height()));
-    std::vector<png_bytep> rows(static_cast<size_t>(height()));
-    for (size_t y = 0; y < rows.size(); ++y) rows[y] = values.data() + y * stride;
-    png_bytep* const first_row = rows.data();
-    run([this, first_row, stride] {
-      png_set_interlace_handling(handles_.png);
+    stride_ = static_cast<size_t>(width() * pixel_bytes);
+    run([this] {
+      passes_ = png_set_interlace_handling(handles_.png);
       png_read_update_info(handles_.png, handles_.info);
-      if (png_get_rowbytes(handles_.png, handles_.info) != stride) png_error(handles_.png, "rows of unexpected length");
-      png_read_image(handles_.png, first_row);
-      png_read_end(handles_.png, nullptr);  // a file cut off after its pixels is damaged too
+      if (png_get_rowbytes(handles_.png, handles_.info) != stride_) {
+        png_error(handles_.png, "rows of unexpected length");
+      }
     });
+    return passes_ == 1;
+  }
+
+  /// The next row.
+  void read_row(uint8_t* values) {
+    run([this, values] { png_read_row(handles_.png, values, nullptr); });
+  }
+
+  /// A file cut off after its pixels is damaged too.
+  void finish() {
+    run([this] { png_read_end(handles_.png, nullptr); });
+  }
+
+  /// All pixels, after `start`.
+  std::vector<uint8_t> read_all() {
+    std::vector<uint8_t> values(stride_ * static_cast<size_t>(height()));
+    std::vector<png_bytep> rows(static_cast<size_t>(height()));
+    for (size_t y = 0; y < rows.size(); ++y) rows[y] = values.data() + y * stride_;
+    png_bytep* const first_row = rows.data();
+    run([this, first_row] { png_read_image(handles_.png, first_row); });
+    finish();
     return values;
   }
 
@@ -121,6 +139,8 @@ class PngReader {
   const File& file_;
   Source source_{};
   Handles handles_;
+  size_t stride_ = 0;
+  int passes_ = 0;
 };
 
 std::string name_of(int color_type) {
@@ -129,10 +149,23 @@ std::string name_of(int color_type) {
 
 }  // namespace
 
-Raster decode_png(const File& file) {
+void decode_png(const File& file, RowSink& sink) {
   PngReader reader(file);
   reader.convert_to_rgb();
-  return {reader.height(), reader.width(), 3, reader.decode(3)};
+  const bool by_rows = reader.start(3);
+  const int64_t height = reader.height(), values = reader.width() * 3;
+  sink.begin(height, reader.width());
+  if (by_rows) {
+    std::vector<uint8_t> row(static_cast<size_t>(values));
+    for (int64_t y = 0; y < height; ++y) {
+      reader.read_row(row.data());
+      if (sink.next_row(y) == y) sink.take(y, row.data());
+    }
+    reader.finish();
+  } else {
+    const std::vector<uint8_t> all = reader.read_all();
+    for (int64_t y = sink.next_row(0); y < height; y = sink.next_row(y + 1)) sink.take(y, all.data() + y * values);
+  }
 }
 
 IndexRaster decode_png_indices(const File& file) {
@@ -143,7 +176,8 @@ IndexRaster decode_png_indices(const File& file) {
   }
   reader.convert_to_indices();
   const bool wide = reader.depth() == 16;
-  const std::vector<uint8_t> bytes = reader.decode(wide ? 2 : 1);
+  reader.start(wide ? 2 : 1);
+  const std::vector<uint8_t> bytes = reader.read_all();
   if (!wide) return {reader.height(), reader.width(), {bytes.begin(), bytes.end()}};
 
   IndexRaster indices{reader.height(), reader.width(), std::vector<uint16_t>(bytes.size() / 2)};

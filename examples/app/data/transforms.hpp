@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 
+#include "data/codec.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::app {
@@ -28,10 +29,24 @@ Tensor center_crop(const Tensor& picture, int64_t height, int64_t width);
 /// @throws c10::Error for pictures of less than 2 x 2 pixels.
 std::array<Tensor, 5> five_crop(const Tensor& picture);
 
+/// The pixels that `center_crop(resize_shorter(picture, side), side, side)` consists of: nearest-neighbour resizing and
+/// cropping only choose, so that a decoder can leave out what nobody sees.
+/// @return rows and columns of a picture (height,width), `side` of each.
+/// @throws c10::Error as `resize_shorter`.
+Grid center_grid(int64_t height, int64_t width, int64_t side);
+
+/// The same of each of `five_crop(picture)`.
+/// @throws c10::Error as `five_crop` and `resize_shorter`.
+std::array<Grid, 5> five_grids(int64_t height, int64_t width, int64_t side);
+
 /// A picture as the backbones take it: value / 255, less the mean of ImageNet, by its standard deviation.
 /// @param image (H,W,3), uint8, RGB, on any device.
 /// @return (3,H,W), float32.
 /// @throws c10::Error for other shapes and dtypes.
 Tensor normalize(const Tensor& image);
+
+/// The same to the bit for a picture that is not in a tensor.
+/// @param image 3 channels. @param target room for 3 x H x W values.
+void normalize(const Raster& image, float* target);
 
 }  // namespace smooseg::app

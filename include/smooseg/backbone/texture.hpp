@@ -132,16 +132,19 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
   /// @param count number of pictures, at least 1.
   /// @param generator source of randomness (CPU); the default one where none is given. With the same one and the same
   ///   pictures, the result is the same.
+  /// @param announce called once before the first picture, with the numbers of all that will be asked for, in their
+  ///   order, so that they can be read ahead.
   /// @return mean cosine of patches and their nearest textons.
   /// @throws c10::Error for pictures that `features` would not take, and for fewer patches than textons.
-  double fit(const std::function<Tensor(int64_t)>& picture, int64_t count,
-             std::optional<at::Generator> generator = {}) {
+  double fit(const std::function<Tensor(int64_t)>& picture, int64_t count, std::optional<at::Generator> generator = {},
+             const std::function<void(const std::vector<int64_t>&)>& announce = {}) {
     constexpr auto kFunction = "Texture::fit";
     TORCH_CHECK(count >= 1, kFunction, ": expected at least 1 picture, got ", count);
     const torch::NoGradGuard no_grad;
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-    const Tensor patches = sample(picture, random_order(count, generator).narrow(0, 0, std::min(count, kFitPictures)),
-                                  generator, kFunction);
+    const Tensor order = random_order(count, generator).narrow(0, 0, std::min(count, kFitPictures));
+    if (announce) announce({order.data_ptr<int64_t>(), order.data_ptr<int64_t>() + order.numel()});
+    const Tensor patches = sample(picture, order, generator, kFunction);
     TORCH_CHECK(patches.size(0) >= options.textons(), kFunction, ": expected at least as many patches as textons, ",
                 options.textons(), ", got ", patches.size(0), " from ", count, " pictures");
     const Tensor found = patches.narrow(1, 0, kStatistics);

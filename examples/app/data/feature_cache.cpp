@@ -1,0 +1,259 @@
+#include "data/feature_cache.hpp"
+
+#include <c10/util/Exception.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <iomanip>
+#include <sstream>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+
+#include "smooseg/detail/check.hpp"
+#include "smooseg/io/safetensors.hpp"
+
+namespace smooseg::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr auto kFormat = "smooseg features 1";
+
+/// Bytes of a shard's file beyond the tensors: its header, and what the file system adds.
+constexpr int64_t kShardOverhead = 8192;
+
+std::string text_of(const FeatureRecipe& recipe) {
+  std::string text;
+  for (const auto& [name, value] : recipe) {
+    text += std::to_string(name.size()) + ":" + name + std::to_string(value.size()) + ":" + value;
+  }
+  return text;
+}
+
+std::string readable(double bytes) {
+  const char* unit = "bytes";
+  for (const char* larger : {"kB", "MB", "GB", "TB"}) {
+    if (bytes < 1000) break;
+    bytes /= 1000;
+    unit = larger;
+  }
+  std::ostringstream text;
+  text << std::fixed << std::setprecision(bytes < 10 ? 1 : 0) << bytes << " " << unit;
+  return text.str();
+}
+
+int64_t product(const std::vector<int64_t>& sizes) {
+  int64_t result = 1;
+  for (const int64_t size : sizes) result *= size;
+  return result;
+}
+
+/// The hash of each row: (n,...) -> (n,2) int64.
+Tensor checksums_of(const Tensor& rows) {
+  const int64_t n = rows.size(0);
+  const auto bytes = static_cast<std::size_t>(rows.numel() / n) * rows.element_size();
+  const auto* const first = static_cast<const char*>(rows.data_ptr());
+  const Tensor result = torch::empty({n, 2}, torch::kInt64);
+  auto* target = result.data_ptr<int64_t>();
+  for (int64_t i = 0; i < n; ++i) {
+    const Hash hash = hash_of(first + static_cast<std::size_t>(i) * bytes, bytes);
+    std::memcpy(target++, &hash.high, sizeof hash.high);
+    std::memcpy(target++, &hash.low, sizeof hash.low);
+  }
+  return result;
+}
+
+/// Holds a folder for its writer until the end of the scope; the system frees it if the process is killed.
+class FolderLock {
+ public:
+  FolderLock(const fs::path& folder, std::ostream& err)
+      : file_(::open((folder / ".lock").c_str(), O_CREAT | O_RDWR, 0666)) {
+    if (file_ < 0 || ::flock(file_, LOCK_EX | LOCK_NB) == 0) return;
+    if (errno == EWOULDBLOCK) {
+      err << folder.string() << ": waiting for another run that fills it" << std::endl;
+      while (::flock(file_, LOCK_EX) != 0 && errno == EINTR) {
+      }
+    }
+    // A file system without locks: two runs may do the same work, and nothing worse.
+  }
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+  ~FolderLock() {
+    if (file_ >= 0) ::close(file_);
+  }
+
+ private:
+  int file_;
+};
+
+/// Removes what killed writers left, while the folder is locked.
+void remove_temporaries(const fs::path& folder) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.rfind(".smooseg-", 0) == 0 && entry.path().extension() == ".tmp") fs::remove(entry.path(), error);
+  }
+}
+
+}  // namespace
+
+Hash hash_of(const torch::nn::Module& module) {
+  std::string text;
+  const auto add = [&](const auto& tensors) {
+    for (const auto& item : tensors) {
+      const Tensor tensor = item.value().detach().to(torch::kCPU).contiguous();
+      const auto bytes = static_cast<std::size_t>(tensor.numel()) * tensor.element_size();
+      std::ostringstream line;
+      line << item.key() << " " << tensor.scalar_type() << " " << tensor.sizes() << " "
+           << hash_of(tensor.data_ptr(), bytes).hex() << "\n";
+      text += line.str();
+    }
+  };
+  add(module.named_parameters());
+  add(module.named_buffers());
+  return hash_of(text);
+}
+
+FeatureCache::FeatureCache(const fs::path& folder, const FeatureRecipe& recipe, const std::vector<Hash>& pictures,
+                           const Crops& crops, std::vector<int64_t> shape, torch::ScalarType dtype, int threads)
+    : root_(folder),
+      recipe_(recipe),
+      crops_(crops.count()),
+      shape_(std::move(shape)),
+      dtype_(dtype),
+      threads_(threads) {
+  recipe_["format"] = kFormat;
+  recipe_["dtype"] = c10::toString(dtype);
+  const std::string key = hash_of(text_of(recipe_)).hex();
+  folder_ = folder / key;
+  shards_.resize(static_cast<std::size_t>((crops_ + kShardCrops - 1) / kShardCrops));
+  for (int64_t shard = 0; shard < shard_count(); ++shard) {
+    std::string content = key;
+    const Range range = crops_of(shard);
+    for (int64_t i = range.begin; i < range.end; ++i) {
+      content += " " + pictures.at(static_cast<std::size_t>(crops.picture_of(i))).hex() + " " +
+                 std::to_string(i % crops.per_picture());
+    }
+    shards_[static_cast<std::size_t>(shard)].key = hash_of(content).hex();
+  }
+}
+
+FeatureCache::Range FeatureCache::crops_of(int64_t shard) const {
+  return {shard * kShardCrops, std::min((shard + 1) * kShardCrops, crops_)};
+}
+
+fs::path FeatureCache::path_of(const Shard& shard) const {
+  return folder_ / (shard.key + ".safetensors");
+}
+
+std::vector<int64_t> FeatureCache::shape_of(int64_t shard) const {
+  const Range range = crops_of(shard);
+  std::vector<int64_t> sizes{range.end - range.begin};
+  sizes.insert(sizes.end(), shape_.begin(), shape_.end());
+  return sizes;
+}
+
+/// Opens a shard's file if it is whole and right. Returns what is wrong with it; "" also where there is none.
+std::string FeatureCache::open(int64_t number) {
+  Shard& shard = shards_[static_cast<std::size_t>(number)];
+  const std::string path = path_of(shard).string();
+  std::error_code error;
+  if (!fs::exists(path, error)) return "";
+  try {
+    const auto metadata = io::read_safetensors_metadata(path);
+    const auto key = metadata.find("key");
+    if (key == metadata.end()) return path + ": not of this cache";
+    if (key->second != shard.key) return path + ": made from other pictures or weights";
+    auto tensors = io::read_safetensors(path);
+    const Tensor features = tensors["features"], checksums = tensors["checksums"];
+    if (!features.defined() || features.sizes() != c10::IntArrayRef(shape_of(number)) ||
+        features.scalar_type() != dtype_ || !checksums.defined() || !checksums_of(features).equal(checksums)) {
+      return path + ": damaged: its features do not match their checksums";
+    }
+    shard.features = features;
+    return "";
+  } catch (const c10::Error& e) {
+    return e.what_without_backtrace();
+  }
+}
+
+/// Opens those that are not open yet, and returns those that cannot be.
+std::vector<int64_t> FeatureCache::open_all(std::ostream& err) {
+  std::vector<std::string> problems(shards_.size());
+  parallel_for(shard_count(), threads_, [&](int64_t i) {
+    const auto at = static_cast<std::size_t>(i);
+    if (!shards_[at].features.defined()) problems[at] = open(i);
+  });
+  std::vector<int64_t> missing;
+  for (std::size_t i = 0; i < shards_.size(); ++i) {
+    if (!problems[i].empty()) err << problems[i] << "; its features are computed again" << std::endl;
+    if (!shards_[i].features.defined()) missing.push_back(static_cast<int64_t>(i));
+  }
+  return missing;
+}
+
+void FeatureCache::check_space(const std::vector<int64_t>& missing, std::ostream& err) const {
+  const int64_t row = product(shape_) * static_cast<int64_t>(c10::elementSize(dtype_));
+  int64_t needed = 0;
+  for (const int64_t shard : missing) {
+    const Range range = crops_of(shard);
+    needed += (range.end - range.begin) * (row + 2 * static_cast<int64_t>(sizeof(int64_t))) + kShardOverhead;
+  }
+  std::error_code error;
+  const fs::space_info space = fs::space(folder_, error);
+  const auto available = error ? INT64_MAX : static_cast<int64_t>(std::min<uintmax_t>(space.available, INT64_MAX));
+  err << root_.string() << ": " << crops_ << " crops take " << readable(static_cast<double>(crops_ * row))
+      << ", of which " << readable(static_cast<double>(needed))
+      << " are to be written; free: " << readable(static_cast<double>(available)) << std::endl;
+  if (needed > available) {
+    throw std::runtime_error(root_.string() + ": the disk is too small for the features: needed are " +
+                             std::to_string(needed) + " bytes, free " + std::to_string(available) +
+                             "; --feature-dtype float16 halves them");
+  }
+}
+
+void FeatureCache::fill(const std::function<void(const std::vector<int64_t>&)>& compute, std::ostream& err) {
+  if (open_all(err).empty()) return;  // which needs no right to write
+  std::error_code error;
+  fs::create_directories(folder_, error);
+  if (!fs::is_directory(folder_)) {
+    throw std::runtime_error("cannot create the folder " + folder_.string() +
+                             " of the feature cache: " + (error ? error.message() : "something else has this name"));
+  }
+  const FolderLock lock(folder_, err);
+  std::ostringstream said_before;
+  const std::vector<int64_t> missing = open_all(said_before);  // another run may have filled it meanwhile
+  if (missing.empty()) return;
+  remove_temporaries(folder_);
+  check_space(missing, err);
+  compute(missing);
+}
+
+void FeatureCache::store(int64_t number, const Tensor& features) {
+  const Tensor rows = features.detach().to(torch::kCPU).contiguous();
+  TORCH_CHECK(rows.sizes() == c10::IntArrayRef(shape_of(number)) && rows.scalar_type() == dtype_,
+              "FeatureCache::store: expected features of shape ", c10::IntArrayRef(shape_of(number)), ", ", dtype_,
+              ", got ", smooseg::detail::shape_of(rows), ", ", rows.scalar_type());
+  Shard& shard = shards_.at(static_cast<std::size_t>(number));
+  auto metadata = recipe_;
+  metadata["key"] = shard.key;
+  const std::string path = path_of(shard).string();
+  io::write_safetensors(path, {{"features", rows}, {"checksums", checksums_of(rows)}}, metadata);
+  shard.features = io::read_safetensors(path).at("features");
+}
+
+Tensor FeatureCache::shard_features(int64_t shard) const {
+  const Tensor& features = shards_.at(static_cast<std::size_t>(shard)).features;
+  TORCH_CHECK(features.defined(), "FeatureCache: shard ", shard, " is not open; call `fill` before");
+  return features;
+}
+
+Tensor FeatureCache::features(int64_t crop) const {
+  return shard_features(crop / kShardCrops)[crop % kShardCrops];
+}
+
+}  // namespace smooseg::app

@@ -1,0 +1,30 @@
+#pragma once
+
+// Fingerprints of contents. Needs no LibTorch.
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace smooseg::app {
+
+/// 128 bits of XXH3: tells contents apart and notices damage, but not one who forges contents on purpose.
+struct Hash {
+  uint64_t high = 0, low = 0;
+
+  /// 32 hexadecimal digits.
+  std::string hex() const;
+
+  friend bool operator==(const Hash& a, const Hash& b) { return a.high == b.high && a.low == b.low; }
+  friend bool operator!=(const Hash& a, const Hash& b) { return !(a == b); }
+};
+
+Hash hash_of(const void* bytes, std::size_t size);
+Hash hash_of(std::string_view bytes);
+
+/// @throws std::runtime_error naming a file that cannot be read.
+Hash hash_of_file(const std::filesystem::path& path);
+
+}  // namespace smooseg::app
