@@ -19,6 +19,7 @@
 #include "data/loader.hpp"
 #include "data/scenes.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
+#include "smooseg/io/load.hpp"
 #include "smooseg/version.hpp"
 #include "support.hpp"
 
@@ -544,6 +545,54 @@ TEST_CASE("bad weights", "[program][bad input]") {
              std::vector<std::string>{"--backbone", "dino_vits16", "--weights", weights.string(), "--iterations", "1"});
   check_runs({"segment", "--model", (dir.path / "out" / "best.safetensors").string(), "--resolution", "64", "--out",
               (dir.path / "drawn").string(), first_file(scenes() / "images" / "test")});
+}
+
+TEST_CASE("--precision", "[program]") {
+  const TempDir dir;
+  const std::string weights = (dir.path / "weights.safetensors").string();
+  torch::manual_seed(0);
+  smooseg::backbone::VisionTransformer vit(smooseg::backbone::VisionTransformerOptions::dino_vits16());
+  smooseg::io::TensorMap tensors;
+  for (const auto& item : vit->named_parameters()) tensors[item.key()] = item.value().detach();
+  smooseg::io::write_safetensors(weights, tensors);
+  const auto train = [&](const std::string& precision) {
+    const fs::path out = dir.path / precision;
+    const Outcome o =
+        run_program(train_arguments(out) + std::vector<std::string>{"--backbone", "dino_vits16", "--weights", weights,
+                                                                    "--iterations", "2", "--precision", precision});
+    INFO(o.err);
+    REQUIRE(o.status == 0);
+    return smooseg::io::read_tensors((out / "best.safetensors").string());
+  };
+  const auto wide = train("float32"), narrow = train("bfloat16");
+  train("auto");
+  bool differs = false;
+  for (const auto& [name, tensor] : wide) {
+    INFO(name);
+    REQUIRE(narrow.count(name) == 1);
+    // Whatever it computes in, the model's weights stay what they are; the heads see other features, but hardly.
+    CHECK(narrow.at(name).scalar_type() == tensor.scalar_type());
+    if (name.find("backbone.") == 0) CHECK(narrow.at(name).equal(tensor));
+    differs = differs || !narrow.at(name).equal(tensor);
+    if (tensor.is_floating_point()) CHECK(narrow.at(name).allclose(tensor, 1e-2, 1e-2));
+  }
+  CHECK(differs);
+
+  const auto scores = [&](const std::string& precision) {
+    check_runs({"evaluate", "--model", (dir.path / "float32" / "best.safetensors").string(), "--data",
+                scenes().string(), "--resolution", "64", "--out", (dir.path / "scored").string(), "--precision",
+                precision});
+    return nlohmann::json::parse(text_of(dir.path / "scored" / "scores.json"))["accuracy"].get<double>();
+  };
+  CHECK(std::abs(scores("bfloat16") - scores("float32")) < 0.02);
+
+  const std::string picture = first_file(scenes() / "images" / "test");
+  check_runs({"segment", "--model", (dir.path / "float32" / "best.safetensors").string(), "--resolution", "64", "--out",
+              (dir.path / "drawn").string(), "--precision", "bfloat16", picture});
+  check_fails({"segment", "--model", model_file().string(), "--out", (dir.path / "drawn").string(), "--precision",
+               "bfloat16", picture},
+              "--precision: this backbone has no weights that could be bfloat16");
+  check_fails({"segment", "--model", model_file().string(), "--precision", "float16", picture}, "--precision", 2);
 }
 
 TEST_CASE("bad models and pictures to segment", "[program][bad input]") {

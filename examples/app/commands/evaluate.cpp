@@ -12,6 +12,7 @@
 #include "commands/crf.hpp"
 #include "commands/features.hpp"
 #include "commands/model.hpp"
+#include "commands/precision.hpp"
 #include "commands/runtime.hpp"
 #include "commands/score.hpp"
 #include "data/image_file.hpp"
@@ -163,6 +164,7 @@ void evaluate(const EvaluateSettings& s, const Console& console) {
   const torch::Device device = start(s.runtime);
   const auto segmenter_options = SegmenterOptions().flip(s.flip);
   LoadedModel loaded = load_model(s.model, device, segmenter_options);
+  set_precision(s.runtime, *loaded.model.segmenter, device, loaded.model.settings.resolution, console.err);
   const Dataset dataset = open_dataset(s.data, s.split);
   if (!dataset.labelled()) throw std::runtime_error(s.data + ": has no labels for the split '" + s.split + "'");
   const fs::path out = s.out.empty() ? fs::path(s.model).parent_path() / "evaluation" : fs::path(s.out);

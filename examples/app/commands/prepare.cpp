@@ -8,6 +8,7 @@
 #include "commands/commands.hpp"
 #include "commands/features.hpp"
 #include "commands/model.hpp"
+#include "commands/precision.hpp"
 #include "commands/runtime.hpp"
 #include "data/dataset.hpp"
 #include "data/scenes.hpp"
@@ -80,7 +81,8 @@ void prepare_features(PrepareSettings s, const Console& console) {
   check_patches(s.model, *backbone);
   const std::vector<Hash> pictures = crops.picture_hashes(workers);
   prepare_backbone(*backbone, s.model, weights, crops, device, workers, nullptr, console.err);
-  const FeatureSource source = feature_source(s.model, s.features, crops, *backbone, device, workers);
+  const auto chosen = in_precision(s.runtime, backbone, device, s.model.resolution, console.err);
+  const FeatureSource source = feature_source(s.model, s.features, crops, *chosen, device, workers);
   const auto cache = feature_cache(s.model, s.features, source, pictures, workers);
   fill_cache(*cache, source, console.err);
   console.out << "features of " << crops.count() << " crops: " << s.features.cache << std::endl;

@@ -11,7 +11,8 @@ namespace smooseg::app {
 
 struct RuntimeSettings {
   std::string device = "auto";
-  int threads = 0;  ///< 0: all cores
+  int threads = 0;                 ///< 0: all cores
+  std::string precision = "auto";  ///< of the backbone: auto, float32 or bfloat16
 };
 
 void add_options(CLI::App& command, RuntimeSettings& settings);

@@ -10,6 +10,7 @@
 #include "commands/commands.hpp"
 #include "commands/crf.hpp"
 #include "commands/model.hpp"
+#include "commands/precision.hpp"
 #include "commands/runtime.hpp"
 #include "data/dataset.hpp"
 #include "data/image_file.hpp"
@@ -169,6 +170,7 @@ void segment(const SegmentSettings& s, const Console& console) {
   const int threads = thread_count(s.runtime);
   LoadedModel loaded = load_model(s.model, device, SegmenterOptions().flip(s.flip).tile(s.tile));
   auto& segmenter = *loaded.model.segmenter;
+  set_precision(s.runtime, segmenter, device, loaded.model.settings.resolution, console.err);
   const int64_t clusters = loaded.model.settings.classes;
   const Legend legend = s.scores.empty() ? clusters_legend(clusters) : classes_legend(s.scores, clusters);
   const auto pictures = list_pictures(s.images);

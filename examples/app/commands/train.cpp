@@ -18,6 +18,7 @@
 #include "commands/commands.hpp"
 #include "commands/features.hpp"
 #include "commands/model.hpp"
+#include "commands/precision.hpp"
 #include "commands/runtime.hpp"
 #include "commands/score.hpp"
 #include "data/dataset.hpp"
@@ -339,8 +340,11 @@ class Training {
   }
 
   void train(const Crops& crops, const std::vector<Hash>& pictures) {
+    // The model keeps its float32 weights.
+    const auto backbone =
+        in_precision(s_.runtime, model_.segmenter->backbone, device_, s_.model.resolution, console_.err);
     const FeatureSource source =
-        feature_source(s_.model, s_.features, crops, *model_.segmenter->backbone, device_, workers_, profiler_.get());
+        feature_source(s_.model, s_.features, crops, *backbone, device_, workers_, profiler_.get());
     FeatureLoader loader(
         source, feature_cache(s_.model, s_.features, source, pictures, workers_), s_.iterations - model_.step,
         [&, first = model_.step](int64_t i) {

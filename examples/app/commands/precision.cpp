@@ -1,0 +1,76 @@
+#include "commands/precision.hpp"
+
+#include <torch/cuda.h>
+
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+
+#include "smooseg/detail/bfloat16_attention.hpp"
+
+namespace smooseg::app {
+namespace {
+
+/// A backbone whose copy computes in bfloat16.
+class BFloat16Backbone : public backbone::Backbone {
+ public:
+  explicit BFloat16Backbone(const backbone::Backbone& original)
+      : narrow_(register_module("bfloat16", std::dynamic_pointer_cast<backbone::Backbone>(original.clone()))) {
+    narrow_->to(torch::kBFloat16);
+  }
+
+  Tensor features(const Tensor& images) override { return narrow_->features(images).to(images.scalar_type()); }
+  int64_t patch_size() const override { return narrow_->patch_size(); }
+  int64_t channels() const override { return narrow_->channels(); }
+  bool takes_whole_pictures() const override { return narrow_->takes_whole_pictures(); }
+
+ private:
+  std::shared_ptr<backbone::Backbone> narrow_;
+};
+
+/// The least of some times that features of two pictures take, in seconds.
+double time_of(backbone::Backbone& backbone, const Tensor& images) {
+  constexpr int kRuns = 3;
+  const torch::NoGradGuard no_grad;
+  double least = 0;
+  for (int run = -1; run < kRuns; ++run) {  // the first prepares memory and kernels, and does not count
+    const auto begin = std::chrono::steady_clock::now();
+    backbone.features(images);
+    if (images.is_cuda()) torch::cuda::synchronize(images.device().index());
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    if (run >= 0) least = run == 0 ? seconds : std::min(least, seconds);
+  }
+  return least;
+}
+
+}  // namespace
+
+std::shared_ptr<backbone::Backbone> in_precision(const RuntimeSettings& settings,
+                                                 const std::shared_ptr<backbone::Backbone>& backbone,
+                                                 torch::Device device, int64_t side, std::ostream& err) {
+  // Clearly faster, so that a run and its continuation decide alike.
+  constexpr double kFaster = 0.8;
+  const bool has_weights = !backbone->parameters().empty(), is_auto = settings.precision == "auto";
+  if (settings.precision == "bfloat16" && !has_weights) {
+    throw std::runtime_error("--precision: this backbone has no weights that could be bfloat16");
+  }
+  const bool may_be_faster = device.is_cuda() || smooseg::detail::machine_has_bfloat16();
+  if (settings.precision == "float32" || !has_weights || (is_auto && !may_be_faster)) return backbone;
+  auto narrow = std::make_shared<BFloat16Backbone>(*backbone);
+  if (is_auto) {
+    const Tensor images = torch::zeros({2, 3, side, side}, device);
+    const double ratio = time_of(*narrow, images) / time_of(*backbone, images);
+    if (!(ratio < kFaster)) return backbone;
+    err << "precision: bfloat16, which takes " << static_cast<int>(100 * ratio) << " % of float32's time" << std::endl;
+  }
+  return narrow;
+}
+
+void set_precision(const RuntimeSettings& settings, SegmenterImpl& segmenter, torch::Device device, int64_t side,
+                   std::ostream& err) {
+  const auto chosen = in_precision(settings, segmenter.backbone, device, side, err);
+  if (chosen == segmenter.backbone) return;
+  segmenter.backbone = segmenter.replace_module("backbone", chosen);
+}
+
+}  // namespace smooseg::app

@@ -1,0 +1,31 @@
+#pragma once
+
+// The precision that a frozen backbone computes in.
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <ostream>
+
+#include "commands/runtime.hpp"
+#include "smooseg/backbone/backbone.hpp"
+#include "smooseg/segmenter.hpp"
+
+namespace smooseg::app {
+
+/// The backbone itself, or a copy that computes in bfloat16 and gives features in the dtype of the images, as
+/// `--precision` says: `auto` takes the latter where it is measured to be faster.
+/// @param backbone in float32, on `device`.
+/// @param side of square pictures to measure with, in pixels: a multiple of the patch.
+/// @param err gets a line where bfloat16 is taken.
+/// @throws std::runtime_error where bfloat16 is asked of a backbone without weights.
+std::shared_ptr<backbone::Backbone> in_precision(const RuntimeSettings& settings,
+                                                 const std::shared_ptr<backbone::Backbone>& backbone,
+                                                 torch::Device device, int64_t side, std::ostream& err);
+
+/// Gives a segmenter such a backbone instead of its own.
+void set_precision(const RuntimeSettings& settings, SegmenterImpl& segmenter, torch::Device device, int64_t side,
+                   std::ostream& err);
+
+}  // namespace smooseg::app
