@@ -134,6 +134,69 @@ void BM_InputNaive(benchmark::State& state) {
   count_images(state, count);
 }
 
+/// A picture of 12 million pixels as a camera takes it.
+const Dataset& large_picture() {
+  static const Dataset dataset = [] {
+    const fs::path folder = temporary_folder() / "large";
+    fs::create_directories(folder);
+    write_jpeg(folder / "large.jpg", make_scene(3000, 4000, 0).image);
+    return open_dataset(folder, "train");
+  }();
+  return dataset;
+}
+
+void BM_LargePicture(benchmark::State& state) {
+  const Crops crops(large_picture(), kSide, false);
+  for (auto _ : state) benchmark::DoNotOptimize(crops.image(0).data_ptr());
+}
+
+void BM_LargePictureNaive(benchmark::State& state) {
+  for (auto _ : state) {
+    const Tensor picture = read_image(large_picture().samples.front().image);
+    benchmark::DoNotOptimize(normalize(center_crop(resize_shorter(picture, kSide), kSide, kSide)).data_ptr());
+  }
+}
+
+/// The picture by libjpeg's scaled decoding, which averages blocks: (H,W,3) uint8, the shorter side at least kSide.
+Tensor scaled_picture(const std::string& bytes) {
+  jpeg_decompress_struct info{};
+  jpeg_error_mgr errors{};
+  info.err = jpeg_std_error(&errors);
+  jpeg_create_decompress(&info);
+  jpeg_mem_src(&info, reinterpret_cast<const unsigned char*>(bytes.data()), static_cast<unsigned long>(bytes.size()));
+  jpeg_read_header(&info, TRUE);
+  info.out_color_space = JCS_RGB;
+  info.scale_denom = 8;
+  for (info.scale_num = 1; info.scale_num < 8; ++info.scale_num) {
+    jpeg_calc_output_dimensions(&info);
+    if (std::min(info.output_height, info.output_width) >= kSide) break;
+  }
+  jpeg_start_decompress(&info);
+  const Tensor picture = torch::empty({info.output_height, info.output_width, 3}, torch::kUInt8);
+  while (info.output_scanline < info.output_height) {
+    JSAMPROW row = picture.data_ptr<uint8_t>() + picture.stride(0) * info.output_scanline;
+    jpeg_read_scanlines(&info, &row, 1);
+  }
+  jpeg_finish_decompress(&info);
+  jpeg_destroy_decompress(&info);
+  return picture;
+}
+
+/// What scaled decoding would take, and by how many grey levels it differs on the mean.
+void BM_LargePictureScaled(benchmark::State& state) {
+  const fs::path& path = large_picture().samples.front().image;
+  const auto crop = [](const Tensor& t) { return center_crop(resize_shorter(t, kSide), kSide, kSide); };
+  Tensor scaled;
+  for (auto _ : state) {
+    std::ifstream file(path, std::ios::binary);
+    const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+    scaled = crop(scaled_picture(bytes));
+    benchmark::DoNotOptimize(normalize(scaled).data_ptr());
+  }
+  const Tensor exact = crop(read_image(path));
+  state.counters["difference"] = (exact.to(torch::kFloat32) - scaled.to(torch::kFloat32)).abs().mean().item<double>();
+}
+
 /// Stands for a backbone of C channels and patches of 8 pixels.
 class Stub : public smooseg::backbone::Backbone {
  public:
@@ -189,6 +252,9 @@ int main(int argc, char** argv) {
         bench::add("BM_InputNaive", BM_InputNaive, {"workers", "crops"})->Args({workers, crops});
       }
     }
+    bench::add("BM_LargePicture", BM_LargePicture, {});
+    bench::add("BM_LargePictureNaive", BM_LargePictureNaive, {});
+    bench::add("BM_LargePictureScaled", BM_LargePictureScaled, {});
     for (const int64_t in_memory : {0, 1}) {
       for (const int64_t bits : {32, 16}) {
         bench::add("BM_CachedFeatures", BM_CachedFeatures, {"workers", "c", "bits", "memory"})

@@ -324,16 +324,21 @@ TEST_CASE("texture: fit is the same for a seed, and looks at every picture", "[t
   CHECK_FALSE(at::equal(textons(1), textons(2)));
 }
 
-TEST_CASE("texture: fit looks at a bounded number of pictures", "[texture]") {
+TEST_CASE("texture: fit looks at a bounded number of pictures, and says which", "[texture]") {
   Texture texture(TextureOptions().textons(2));
-  int64_t seen = 0;
+  std::vector<int64_t> seen, announced;
   texture->fit(
       [&](int64_t i) {
-        ++seen;
+        seen.push_back(i);
         return plain(0.2 + 0.6 * static_cast<double>(i % 7) / 7, 0.5, 0.5, 8, 8);
       },
-      1000000, seeded(0));
-  CHECK(seen == smooseg::backbone::TextureImpl::kFitPictures);
+      1000000, seeded(0),
+      [&](const std::vector<int64_t>& order) {
+        CHECK(seen.empty());
+        announced.insert(announced.end(), order.begin(), order.end());
+      });
+  CHECK(static_cast<int64_t>(seen.size()) == smooseg::backbone::TextureImpl::kFitPictures);
+  CHECK(announced == seen);
 }
 
 TEST_CASE("texture: float64", "[texture]") {

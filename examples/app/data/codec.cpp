@@ -90,7 +90,9 @@ class GridPixels : public RowSink {
       const size_t values = grid.columns.size() * 3;
       for (; done < grid.rows.size() && grid.rows[done] == y; ++done) {
         uint8_t* to = rasters[k].values.data() + done * values;
-        for (const int64_t x : grid.columns) to = std::copy_n(rgb + 3 * x, 3, to);
+        for (const int64_t x : grid.columns) {
+          for (int64_t c = 0; c < 3; ++c) *to++ = rgb[3 * x + c];
+        }
       }
     }
   }

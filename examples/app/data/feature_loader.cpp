@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -68,7 +69,14 @@ void fill_cache(FeatureCache& cache, const FeatureSource& source, std::ostream& 
           for (int64_t g = range.begin / kGroup; g < group_count(range.end); ++g) groups.push_back(g);
         }
         GroupedFeatures computed(source, groups);
+        using Clock = std::chrono::steady_clock;
+        auto last_line = Clock::now();
         for (const int64_t shard : shards) {
+          if (Clock::now() - last_line > std::chrono::seconds(10)) {
+            last_line = Clock::now();
+            err << "features of " << cache.crops_of(shard).begin << "/" << source.crops.count() << " crops"
+                << std::endl;
+          }
           const auto range = cache.crops_of(shard);
           std::vector<Tensor> parts;
           for (int64_t g = range.begin / kGroup; g < group_count(range.end); ++g) parts.push_back(computed.next());
