@@ -547,7 +547,7 @@ TEST_CASE("bad weights", "[program][bad input]") {
               (dir.path / "drawn").string(), first_file(scenes() / "images" / "test")});
 }
 
-TEST_CASE("--precision", "[program]") {
+TEST_CASE("precision of the backbone", "[program]") {
   const TempDir dir;
   const std::string weights = (dir.path / "weights.safetensors").string();
   torch::manual_seed(0);
