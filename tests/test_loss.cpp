@@ -313,6 +313,53 @@ TEST_CASE("projector", "[projector]") {
     projector->eval();
     CHECK(relative_error(projector(o.features).code, o.code) > 1e-3);
   }
+  SECTION("memory is kept from step to step, but never taken from a tensor that is still there") {
+    const auto address = [](const Tensor& t) { return t.data_ptr<float>(); };
+    const auto seeded = [&](const Tensor& input) {
+      torch::manual_seed(1);
+      return projector(input);
+    };
+    const float* const memory = address(projector(x).features);
+    const Tensor other = torch::empty_like(x);  // would lie in memory that was given back
+    CHECK(address(projector(x).features) == memory);
+    const Tensor row = seeded(x).features[1].detach(), copy = row.clone();  // a view keeps all of it
+    const Tensor held = projector(2 * x).features;
+    CHECK(address(held) != memory);
+    CHECK(row.equal(copy));
+    CHECK(address(projector(x.narrow(0, 0, 2)).features) != address(held));
+
+    // Two forward passes before their backward passes, and one backward pass twice.
+    const auto gradient = [&](const std::vector<Tensor>& sums, bool twice) {
+      projector->zero_grad();
+      for (const Tensor& sum : sums) sum.backward({}, twice);
+      if (twice) {
+        for (const Tensor& sum : sums) sum.backward();
+      }
+      return projector->mlp->ptr<torch::nn::Conv2dImpl>(0)->weight.grad().clone();
+    };
+    const auto sum_of = [&](const Tensor& input) { return seeded(input).code.square().sum(); };
+    const Tensor first = gradient({sum_of(x)}, false), second = gradient({sum_of(3 * x)}, false);
+    CHECK(relative_error(gradient({sum_of(x), sum_of(3 * x)}, false), first + second) < 1e-6);
+    CHECK(relative_error(gradient({sum_of(x), sum_of(3 * x)}, true), 2 * (first + second)) < 1e-6);
+
+    // A copy has memory of its own, and evaluation keeps none.
+    const Tensor ours = seeded(x).features, expected = ours.clone();
+    const auto clone = std::dynamic_pointer_cast<ProjectorImpl>(projector->clone());
+    CHECK(address(clone->forward(2 * x).features) != address(ours));
+    CHECK(ours.equal(expected));
+    projector->eval();
+    projector->train();
+    CHECK(address(projector(x).features) != address(ours));
+    CHECK(ours.equal(expected));
+
+    // In inference mode too, and after it.
+    {
+      const c10::InferenceMode inference;
+      CHECK(seeded(x).features.equal(expected));
+    }
+    CHECK(seeded(x).features.equal(expected));
+    CHECK(relative_error(gradient({sum_of(x)}, false), first) < 1e-6);
+  }
   SECTION("values and gradients are those of its layers, in any dtype and layout") {
     const auto generator = [] { return at::make_generator<at::CPUGeneratorImpl>(3); };
     for (const torch::ScalarType dtype : {torch::kFloat64, torch::kFloat32}) {

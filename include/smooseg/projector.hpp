@@ -18,6 +18,7 @@
 #include "smooseg/detail/kernels.hpp"
 #include "smooseg/detail/projection.hpp"
 #include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/detail/workspace.hpp"
 
 namespace smooseg {
 
@@ -78,7 +79,15 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
     const Tensor code = has_projection(features)
                             ? project(features, masks)
                             : linear(masked(features, masks.linear)) + mlp->forward(masked(features, masks.hidden));
-    return {masked(features, draw_mask(features, generator)), code};
+    return {dropped(features, draw_mask(features, generator)), code};
+  }
+
+  /// Also gives back the memory that training keeps from one step to the next.
+  void train(bool on = true) override {
+    torch::nn::Module::train(on);
+    if (on) return;
+    hidden_.release();
+    dropped_.release();
   }
 
   ProjectorOptions options;
@@ -98,13 +107,20 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
     return mask.defined() ? x * mask.unsqueeze(2).unsqueeze(3) : x;
   }
 
+  /// `masked` for the loss, in memory kept between steps where no gradient is to pass.
+  Tensor dropped(const Tensor& x, const Tensor& mask) {
+    if (!mask.defined() || !x.device().is_cpu() || !x.is_contiguous() || x.requires_grad()) return masked(x, mask);
+    Tensor out = dropped_.take(x.sizes(), x.options());
+    return at::mul_out(out, x, mask.unsqueeze(2).unsqueeze(3));
+  }
+
   /// Whether `project` is for these features.
   bool has_projection(const Tensor& features) const {
     return detail::has_kernels(features) && linear->weight.scalar_type() == features.scalar_type() &&
            c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutocastCPU);
   }
 
-  Tensor project(const Tensor& features, const detail::ChannelMasks& masks) const {
+  Tensor project(const Tensor& features, const detail::ChannelMasks& masks) {
     const auto& hidden = *mlp->ptr<torch::nn::Conv2dImpl>(0);
     const auto& out = *mlp->ptr<torch::nn::Conv2dImpl>(2);
     const auto matrix = [](const torch::nn::Conv2dImpl& layer) { return layer.weight.flatten(1); };
@@ -114,9 +130,11 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
                        (features.requires_grad() || std::any_of(all.begin(), all.end(), requires_grad));
     const Tensor code =
         detail::Projection::apply(features.flatten(2).contiguous(), masks, matrix(*linear), linear->bias,
-                                  matrix(hidden), hidden.bias, matrix(out), out.bias, keeps);
+                                  matrix(hidden), hidden.bias, matrix(out), out.bias, keeps ? &hidden_ : nullptr);
     return code.unflatten(2, {features.size(2), features.size(3)});
   }
+
+  detail::Workspace hidden_, dropped_;
 };
 TORCH_MODULE(Projector);
 
