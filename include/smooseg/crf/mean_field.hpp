@@ -123,6 +123,7 @@ struct UpdateKernel {
         for (std::size_t s = 0; s < u.scan_count; ++s) {
           u.scans[s]->template advance<isa, width>(u.progress[s], begin / kBlock, u.marginals, stride);
         }
+        fetch(u, begin + count, std::min(kBlock, u.points - begin - count), stride);
       }
       const float* const unaries = u.unaries + begin * stride;
       if (u.is_first || u.scan_count + u.message_count == 0) {
@@ -135,6 +136,19 @@ struct UpdateKernel {
       }
       softmax<isa>(rows, count, stride);
       if (!u.is_last) splat<isa>(u, begin, count, rows);
+    }
+  }
+
+  /// Asks for what the next block will read: there are more streams than processors foresee.
+  SMOOSEG_INLINE static void fetch(const Update& u, std::size_t begin, std::size_t count, std::size_t stride) {
+    using smooseg::detail::prefetch;
+    prefetch(u.unaries + begin * stride, count * stride);
+    for (std::size_t s = 0; s < u.scan_count; ++s) {
+      prefetch(u.scans[s]->corners() + begin * ScanFilter::kCorners, count * ScanFilter::kCorners);
+    }
+    for (std::size_t m = 0; m < u.message_count; ++m) {
+      const auto corners = static_cast<std::size_t>(u.messages[m].corner_count);
+      prefetch(u.messages[m].corners + begin * corners, count * corners);
     }
   }
 

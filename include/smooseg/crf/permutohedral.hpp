@@ -250,12 +250,8 @@ class VertexTable {
 
   /// Fetches what `find` will look at, a while before.
   void prefetch(const Key& key) const {
-#if defined(__GNUC__)
-    __builtin_prefetch(slots_.empty() ? static_cast<const void*>(&array_[low_bits(key)])
-                                      : static_cast<const void*>(&slots_[mixed_bits(key) >> (64 - bits_)]));
-#else
-    static_cast<void>(key);
-#endif
+    if (slots_.empty()) return smooseg::detail::prefetch(&array_[low_bits(key)]);
+    smooseg::detail::prefetch(&slots_[mixed_bits(key) >> (64 - bits_)]);
   }
 
   /// The key's vertex, 0 if there is none.
@@ -281,12 +277,8 @@ class VertexTable {
   }
 
   /// Number of vertices, with vertex 0.
-  std::size_t size() const {
-    return keys_.size();
-  }
-  const Key& key(std::size_t vertex) const {
-    return keys_[vertex];
-  }
+  std::size_t size() const { return keys_.size(); }
+  const Key& key(std::size_t vertex) const { return keys_[vertex]; }
 
  private:
   /// Part of the key's hash, which tells most keys apart, and its vertex.
@@ -294,9 +286,7 @@ class VertexTable {
     std::uint32_t tag = 0, vertex = 0;
   };
 
-  static std::uint32_t tag_of(std::uint64_t hash) {
-    return static_cast<std::uint32_t>(hash);
-  }
+  static std::uint32_t tag_of(std::uint64_t hash) { return static_cast<std::uint32_t>(hash); }
 
   /// Where the key is, or would be.
   std::size_t slot_of(const Key& key, std::uint64_t hash) const {

@@ -248,6 +248,7 @@ class ScanFilter {
   // Points that give to a vertex come in groups, filled up with weights of 0: with one group for most vertices,
   // branches are foreseen.
   static constexpr std::uint32_t kGroup = 4;
+  static constexpr std::size_t kAhead = 24 * kGroup;  // to be fetched
 
   /// A point that gives to a vertex, and how much of its row.
   struct Giver {
@@ -271,6 +272,7 @@ class ScanFilter {
     const std::uint32_t* const first_group = first_group_.data() + row * lattice_.columns();
     const Giver* g = givers_.data() + std::size_t{kGroup} * first_group[extent.begin];
     for (std::size_t v = extent.begin; v < extent.end; ++v) {
+      smooseg::detail::prefetch(g + kAhead);
       const Giver *const begin = g, *const end = givers_.data() + std::size_t{kGroup} * first_group[v + 1];
       for (std::size_t c = 0; c < stride; c += width) {
         Row<float, isa, width> sum, given;
@@ -326,7 +328,7 @@ class ScanFilter {
     for (std::size_t v = 0; v < places; ++v) {
       first_group_[v + 1] = first_group_[v] + (count[v] + kGroup - 1) / kGroup;
     }
-    givers_.reserve(std::size_t{kGroup} * first_group_[places]);
+    givers_.reserve(std::size_t{kGroup} * first_group_[places] + kAhead);
     std::fill(count.begin(), count.end(), 0);
     for (std::size_t i = 0; i < points * kCorners; ++i) {
       const std::size_t point = i / kCorners, v = corners[i].vertex;

@@ -109,6 +109,14 @@ SMOOSEG_INLINE void prefetch([[maybe_unused]] const T* address) {
 #endif
 }
 
+/// The same for `count` elements.
+template <class T>
+SMOOSEG_INLINE void prefetch(const T* from, std::size_t count) {
+  constexpr std::size_t kCacheLine = 64;
+  const char* const bytes = reinterpret_cast<const char*>(from);
+  for (std::size_t i = 0; i < count * sizeof(T); i += kCacheLine) prefetch(bytes + i);
+}
+
 template <class Kernel, class... Args>
 void run_baseline(Args... args) {
   Kernel::template run<Isa::kBaseline>(args...);
