@@ -544,13 +544,18 @@ class Permutohedral {
   /// The chains of vertices along each of the d + 1 axes, for `blur`.
   std::vector<std::vector<detail::Link>> chains() const {
     std::vector<std::vector<detail::Link>> result(kCorners);
+    std::vector<std::uint32_t> heads(vertices_ + 1);
     for (int axis = 0; axis <= d; ++axis) {
       auto& links = result[static_cast<std::size_t>(axis)];
       links.reserve(vertices_ + 1);
       const detail::Neighbours* const at = neighbours(axis);
+      std::size_t count = 0;
       for (std::uint32_t v = 1; v <= vertices_; ++v) {
-        if (at[v].before != 0 || at[v].after == 0) continue;
-        for (std::uint32_t next = v; next != 0; next = at[next].after) links.push_back({next, 0.5f});
+        heads[count] = v;  // kept or written over, without a branch that could not be foreseen
+        count += static_cast<std::size_t>((at[v].before == 0) & (at[v].after != 0));
+      }
+      for (std::size_t i = 0; i < count; ++i) {
+        for (std::uint32_t v = heads[i]; v != 0; v = at[v].after) links.push_back({v, 0.5f});
         links.back().half = 0;
       }
       links.push_back({1, 0});  // what the last step reads beyond its chain
@@ -654,15 +659,16 @@ class Permutohedral {
         }
       }
       for (std::size_t i = 0; i < size; ++i) {
-        detail::Corner<Scalar>* const at = corner + i * kCorners;
-        for (int k = 0; k <= d; ++k) {
-          // Neighbouring pixels often share vertices.
-          if (last_vertex[k] == 0 || !(keys[i][k] == last[k])) {
+        // Neighbouring pixels often lie in the same simplex: one branch for all its vertices.
+        bool is_same = last_vertex[0] != 0;
+        for (int k = 0; k <= d; ++k) is_same = is_same & (keys[i][k] == last[k]);
+        if (!is_same) {
+          for (int k = 0; k <= d; ++k) {
             last[k] = keys[i][k];
             last_vertex[k] = table.find_or_add(last[k]);
           }
-          at[k].vertex = last_vertex[k];
         }
+        for (int k = 0; k <= d; ++k) corner[i * kCorners + static_cast<std::size_t>(k)].vertex = last_vertex[k];
       }
     }
     fresh_.push_back(table.size());
@@ -689,9 +695,10 @@ class Permutohedral {
         for (std::size_t i = 0; i < size; ++i) {
           const std::uint32_t after = table.find(next[i]);
           at[begin + i].after = after;
-          if (after != 0) at[after].before = static_cast<std::uint32_t>(begin + i);
+          at[after].before = static_cast<std::uint32_t>(begin + i);  // vertex 0's too, to spare a branch
         }
       }
+      at[0] = {0, 0};
     }
   }
 
