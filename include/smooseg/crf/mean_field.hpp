@@ -152,41 +152,56 @@ struct UpdateKernel {
     }
   }
 
+  /// Where the messages of a term come from.
+  template <int corners>
+  struct Source {
+    const Corner<float>* corner;  // of all points
+    const float *sums, *after;
+
+    static Source of(const ScanFilter& scan) { return {scan.corners(), scan.sums(), scan.after()}; }
+    static Source of(const Message& message) { return {message.corners, message.values, message.after}; }
+  };
+
   /// to = from + messages, for the rows of some points.
   template <Isa isa>
   SMOOSEG_INLINE static void add_messages(const Update& u, std::size_t begin, std::size_t count, const float* from,
                                           float* to) {
-    const std::size_t stride = is_one ? width : u.stride;
-    for (std::size_t s = 0; s < u.scan_count; ++s) {
-      const ScanFilter& scan = *u.scans[s];
-      slice<3, isa>(scan.corners(), scan.sums(), scan.after(), begin, count, stride, from, to);
-      from = to;
+    if (u.scan_count == 1 && u.message_count == 1 && u.messages[0].corner_count == 6) {  // as in the paper
+      return slice<isa>(u, begin, count, from, to, Source<3>::of(*u.scans[0]), Source<6>::of(u.messages[0]));
     }
-    for (std::size_t m = 0; m < u.message_count; ++m) {
-      const Message& message = u.messages[m];
-      if (message.corner_count == 6) {
-        slice<6, isa>(message.corners, message.values, message.after, begin, count, stride, from, to);
+    for (std::size_t s = 0; s < u.scan_count; ++s, from = to) {
+      slice<isa>(u, begin, count, from, to, Source<3>::of(*u.scans[s]));
+    }
+    for (std::size_t m = 0; m < u.message_count; ++m, from = to) {
+      if (u.messages[m].corner_count == 6) {
+        slice<isa>(u, begin, count, from, to, Source<6>::of(u.messages[m]));
       } else {
-        slice<3, isa>(message.corners, message.values, message.after, begin, count, stride, from, to);
+        slice<isa>(u, begin, count, from, to, Source<3>::of(u.messages[m]));
       }
-      from = to;
     }
   }
 
-  template <int corners, Isa isa>
-  SMOOSEG_INLINE static void slice(const Corner<float>* corner, const float* sums, const float* after,
-                                   std::size_t begin, std::size_t count, std::size_t stride, const float* from,
-                                   float* to) {
+  template <Isa isa, int... corners>
+  SMOOSEG_INLINE static void slice(const Update& u, std::size_t begin, std::size_t count, const float* from, float* to,
+                                   Source<corners>... sources) {
+    const std::size_t stride = is_one ? width : u.stride;
     for (std::size_t i = 0; i < count; ++i) {
       for (std::size_t c = 0; c < stride; c += width) {
-        Part<isa> sum, row;
-        sum.clear();
-        slice_row<corners>(sum, corner + corners * (begin + i), sums + c, stride);
+        Part<isa> row;
         row.load(from + i * stride + c);
-        row.add_product(sum, after[begin + i]);
+        (add_message<isa>(row, sources, begin + i, c, stride), ...);
         row.store(to + i * stride + c);
       }
     }
+  }
+
+  template <Isa isa, int corners>
+  SMOOSEG_INLINE static void add_message(Part<isa>& row, const Source<corners>& source, std::size_t point,
+                                         std::size_t channel, std::size_t stride) {
+    Part<isa> sum;
+    sum.clear();
+    slice_row<corners>(sum, source.corner + corners * point, source.sums + channel, stride);
+    row.add_product(sum, source.after[point]);
   }
 
   /// rows = unaries - mu * messages.
