@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "golden_transformers.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/io/names.hpp"
@@ -24,21 +25,6 @@ using namespace smooseg::io;
 namespace {
 
 using Options = VisionTransformerOptions;
-
-constexpr double kGoldenTolerance = 1e-5;
-
-Options dino_p8() {
-  return Options(8, 48, 3, 3).image_size(64);
-}
-Options dino_p16() {
-  return Options(16, 32, 2, 2).image_size(96);
-}
-Options dinov2() {
-  return Options(14, 48, 3, 3).image_size(70).layer_scale(true);
-}
-Options dinov2_registers() {
-  return dinov2().register_tokens(4).interpolate_offset(0.0).interpolate_antialias(true);
-}
 
 /// A file of weights, what it is of, whose names it has, and what its program's model gives.
 struct Client {

@@ -7,6 +7,7 @@
 #include <sstream>
 #include <vector>
 
+#include "golden_transformers.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
 #include "smooseg/detail/attention.hpp"
 #include "smooseg/detail/linear.hpp"
@@ -21,18 +22,6 @@ namespace io = smooseg::io;
 namespace {
 
 using Options = VisionTransformerOptions;
-
-constexpr double kGoldenTolerance = 1e-5;
-
-Options golden_p8() {
-  return Options(8, 48, 3, 3).image_size(64);
-}
-Options golden_p16() {
-  return Options(16, 32, 2, 2).image_size(96);
-}
-Options golden_dinov2() {
-  return Options(14, 48, 3, 3).image_size(70).layer_scale(true);
-}
 
 /// A transformer with the weights of tests/data/NAME.pth.
 VisionTransformer loaded(const std::string& name, const Options& options) {
@@ -78,8 +67,8 @@ TEST_CASE("VisionTransformer gives what DINO's gives", "[backbone]") {
       CHECK(relative_error(vit->attention(images), expected.at(size + ".cls_attention")) < kGoldenTolerance);
     }
   };
-  check("dino_vit_p8", golden_p8(), {"64x64", "96x80", "40x120"});
-  check("dino_vit_p16", golden_p16(), {"96x96", "128x64"});
+  check("dino_vit_p8", dino_p8(), {"64x64", "96x80", "40x120"});
+  check("dino_vit_p16", dino_p16(), {"96x96", "128x64"});
 }
 
 TEST_CASE("VisionTransformer gives what DINOv2's gives", "[backbone]") {
@@ -92,10 +81,9 @@ TEST_CASE("VisionTransformer gives what DINOv2's gives", "[backbone]") {
       CHECK(relative_error(features, expected.at(size + ".features")) < kGoldenTolerance);
     }
   };
-  check("dinov2_vit_p14", golden_dinov2(), {"70x70", "98x56"});
-  check("dinov2_vit_p14_reg4", golden_dinov2().register_tokens(4).interpolate_offset(0.0).interpolate_antialias(true),
-        {"70x70", "98x56"});
-  check("dinov2_vit_p14_swiglu", golden_dinov2().depth(2).swiglu(true), {"70x70"});
+  check("dinov2_vit_p14", dinov2(), {"70x70", "98x56"});
+  check("dinov2_vit_p14_reg4", dinov2_registers(), {"70x70", "98x56"});
+  check("dinov2_vit_p14_swiglu", dinov2().depth(2).swiglu(true), {"70x70"});
 }
 
 TEST_CASE("attention is the textbook's, in any dtype, with and without gradients", "[backbone]") {
@@ -196,7 +184,7 @@ TEST_CASE("VisionTransformer's features of a picture do not depend on the others
 TEST_CASE("VisionTransformer computes in the dtype of its weights", "[backbone]") {
   const io::TensorMap expected = golden("dino_vit_p8.safetensors");
   const Tensor images = expected.at("96x80.input");
-  VisionTransformer vit = loaded("dino_vit_p8", golden_p8());
+  VisionTransformer vit = loaded("dino_vit_p8", dino_p8());
 
   vit->to(torch::kFloat64);
   const Tensor wide = vit->features(images.to(torch::kFloat64));
@@ -212,7 +200,7 @@ TEST_CASE("VisionTransformer computes in the dtype of its weights", "[backbone]"
 
 TEST_CASE("VisionTransformer's features require gradients only where its weights do", "[backbone]") {
   const Tensor images = images_of(32, 48);
-  VisionTransformer vit = loaded("dino_vit_p8", golden_p8());
+  VisionTransformer vit = loaded("dino_vit_p8", dino_p8());
   const Tensor frozen = vit->features(images);
   CHECK_FALSE(frozen.requires_grad());
 
@@ -248,7 +236,7 @@ TEST_CASE("blocked attention equals the textbook's", "[backbone]") {
 
 TEST_CASE("VisionTransformer clones, saves and loads", "[backbone]") {
   const Tensor images = images_of(40, 64);
-  VisionTransformer vit = loaded("dino_vit_p8", golden_p8());
+  VisionTransformer vit = loaded("dino_vit_p8", dino_p8());
   const Tensor expected = vit->features(images);
 
   SECTION("a clone shares nothing") {
@@ -262,7 +250,7 @@ TEST_CASE("VisionTransformer clones, saves and loads", "[backbone]") {
   SECTION("as a part of a module that is cloned") {
     struct OwnerImpl : torch::nn::Cloneable<OwnerImpl> {
       OwnerImpl() { reset(); }
-      void reset() override { vit = register_module("vit", VisionTransformer(golden_p8())); }
+      void reset() override { vit = register_module("vit", VisionTransformer(dino_p8())); }
       VisionTransformer vit{nullptr};
     } owner;
     owner.vit->parameters()[0].fill_(0.5);
@@ -277,10 +265,10 @@ TEST_CASE("VisionTransformer clones, saves and loads", "[backbone]") {
     io::TensorMap state;
     for (const auto& parameter : vit->named_parameters()) state[parameter.key()] = parameter.value();
     io::write_safetensors(path, state);
-    VisionTransformer other(golden_p8());
+    VisionTransformer other(dino_p8());
     io::load(*other, path);
     CHECK(torch::equal(other->features(images), expected));
-    VisionTransformer deeper(golden_p8().depth(4));
+    VisionTransformer deeper(dino_p8().depth(4));
     CHECK_ERROR(io::load(*deeper, path), "blocks.3.");
   }
   SECTION("training mode changes nothing") {
@@ -309,7 +297,7 @@ TEST_CASE("VisionTransformer's presets have the published sizes", "[backbone]") 
 }
 
 TEST_CASE("VisionTransformer says what is wrong with its input", "[backbone]") {
-  VisionTransformer vit(golden_p8());
+  VisionTransformer vit(dino_p8());
   CHECK(vit->patch_size() == 8);
   CHECK(vit->channels() == 48);
   CHECK(vit->features(images_of(8, 16)).sizes() == torch::IntArrayRef({2, 48, 1, 2}));
@@ -324,14 +312,14 @@ TEST_CASE("VisionTransformer says what is wrong with its input", "[backbone]") {
 
   CHECK_ERROR(VisionTransformer(Options(8, 50, 3, 3)),
               "VisionTransformer: expected an embed_dim that is a multiple of heads, got 50 and 3");
-  CHECK_ERROR(VisionTransformer(golden_p8().image_size(65)),
+  CHECK_ERROR(VisionTransformer(dino_p8().image_size(65)),
               "expected an image_size that is a multiple of patch_size, got 65 and 8");
-  CHECK_ERROR(VisionTransformer(golden_p8().depth(0)), "expected a positive depth, got 0");
-  CHECK_ERROR(VisionTransformer(golden_p8().register_tokens(-1)), "expected register_tokens of at least 0, got -1");
+  CHECK_ERROR(VisionTransformer(dino_p8().depth(0)), "expected a positive depth, got 0");
+  CHECK_ERROR(VisionTransformer(dino_p8().register_tokens(-1)), "expected register_tokens of at least 0, got -1");
 }
 
 TEST_CASE("VisionTransformer prints what it is", "[backbone]") {
-  CHECK(printed(*VisionTransformer(golden_p8().features(FeatureKind::kKeys))) ==
+  CHECK(printed(*VisionTransformer(dino_p8().features(FeatureKind::kKeys))) ==
         "smooseg::backbone::VisionTransformer(patch_size=8, embed_dim=48, depth=3, heads=3, image_size=64, "
         "features=keys)");
 }

@@ -35,7 +35,7 @@ int thread_count(const RuntimeSettings& settings) {
 
 torch::Device start(const RuntimeSettings& settings) {
 #ifdef __GLIBC__
-  // Memory is kept from step to step: a tenth of a step goes into getting its pages from the system anew.
+  // Memory is kept from step to step, rather than handed out by the system anew, page by page.
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
 #endif

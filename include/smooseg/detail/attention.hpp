@@ -88,17 +88,7 @@ struct AttentionKernel {
     constexpr int kVector = kLanes<T, isa>;
     using W = Wide<T, kVector>;
     const int64_t whole = n - n % kVector;
-    T largest = x[0];
-    if (whole > 0) {
-      W wide;
-      load(wide, x);
-      for (int64_t i = kVector; i < whole; i += kVector) {
-        W value;
-        load(value, x + i);
-        raise<T, kVector>(wide, value);
-      }
-      largest = largest_lane<T, kVector>(wide);
-    }
+    T largest = whole > 0 ? largest_of<T, kVector>(whole, x) : x[0];
     for (int64_t i = whole; i < n; ++i) largest = std::max(largest, x[i]);
     W sums{};
     for (int64_t i = 0; i < whole; i += kVector) {

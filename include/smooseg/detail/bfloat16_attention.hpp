@@ -105,14 +105,7 @@ class BFloat16Attention {
   SMOOSEG_INLINE_BFLOAT16 float exponentials(float scale, float* scores, uint32_t* weights) const {
     std::fill(scores + tokens_, scores + padded(tokens_), -std::numeric_limits<float>::infinity());
     using W = Wide<float, kLanes>;
-    W largest;
-    load(largest, scores);
-    for (int64_t i = kLanes; i < tokens_; i += kLanes) {
-      W value;
-      load(value, scores + i);
-      raise<float, kLanes>(largest, value);
-    }
-    const float shift = largest_lane<float, kLanes>(largest);
+    const float shift = largest_of<float, kLanes>(padded(tokens_), scores);
     W sums{};
     for (int64_t i = 0; i < tokens_; i += kLanes) {
       W value;

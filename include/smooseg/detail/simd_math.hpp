@@ -50,6 +50,19 @@ SMOOSEG_INLINE T largest_lane(const Wide<T, lanes>& a) {
   }
 }
 
+/// The largest of n numbers, n a multiple of `lanes` and not 0.
+template <class T, int lanes>
+SMOOSEG_INLINE T largest_of(std::int64_t n, const T* x) {
+  Wide<T, lanes> largest;
+  load(largest, x);
+  for (std::int64_t i = lanes; i < n; i += lanes) {
+    Wide<T, lanes> value;
+    load(value, x + i);
+    raise<T, lanes>(largest, value);
+  }
+  return largest_lane<T, lanes>(largest);
+}
+
 /// The sum of the lanes.
 template <class T, int lanes>
 SMOOSEG_INLINE T sum_of_lanes(const Wide<T, lanes>& a) {
