@@ -20,13 +20,13 @@
 #include <vector>
 
 #include "data/dataset.hpp"
-#include "data/feature_loader.hpp"
 #include "data/image_file.hpp"
 #include "data/loader.hpp"
-#include "data/pipeline.hpp"
 #include "data/scenes.hpp"
 #include "data/transforms.hpp"
+#include "features/feature_loader.hpp"
 #include "support.hpp"
+#include "support/pipeline.hpp"
 
 namespace fs = std::filesystem;
 using namespace smooseg::app;

@@ -1,7 +1,7 @@
 // The kernels below the losses beside LibTorch's operators, in the products that the smoothness term consists of.
 
-#include "smooseg/detail/products.hpp"
-#include "smooseg/detail/unit_vectors.hpp"
+#include "smooseg/detail/autograd/unit_vectors.hpp"
+#include "smooseg/detail/kernels/products.hpp"
 #include "support.hpp"
 
 namespace {

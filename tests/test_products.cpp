@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "catch.hpp"
-#include "smooseg/detail/columns.hpp"
-#include "smooseg/detail/patch_moments.hpp"
-#include "smooseg/detail/products.hpp"
-#include "smooseg/detail/unit_vectors.hpp"
+#include "smooseg/detail/autograd/unit_vectors.hpp"
+#include "smooseg/detail/kernels/columns.hpp"
+#include "smooseg/detail/kernels/moments.hpp"
+#include "smooseg/detail/kernels/products.hpp"
 #include "support.hpp"
 
 using namespace smooseg;

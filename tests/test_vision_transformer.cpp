@@ -9,8 +9,8 @@
 
 #include "golden_transformers.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
-#include "smooseg/detail/attention.hpp"
-#include "smooseg/detail/linear.hpp"
+#include "smooseg/detail/autograd/linear.hpp"
+#include "smooseg/detail/kernels/attention.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/io/safetensors.hpp"
 #include "support.hpp"

@@ -8,9 +8,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "smooseg/detail/autograd/unit_vectors.hpp"
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
-#include "smooseg/detail/unit_vectors.hpp"
 
 namespace smooseg {
 

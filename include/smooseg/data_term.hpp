@@ -4,10 +4,10 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>
 
+#include "smooseg/detail/autograd/unit_vectors.hpp"
 #include "smooseg/detail/check.hpp"
-#include "smooseg/detail/columns.hpp"
+#include "smooseg/detail/kernels/columns.hpp"
 #include "smooseg/detail/torch_compat.hpp"
-#include "smooseg/detail/unit_vectors.hpp"
 #include "smooseg/smoothness.hpp"
 
 namespace smooseg {

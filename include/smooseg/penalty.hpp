@@ -10,9 +10,9 @@
 #include <optional>
 
 #include "smooseg/closeness.hpp"
+#include "smooseg/detail/autograd/unit_vectors.hpp"
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
-#include "smooseg/detail/unit_vectors.hpp"
 
 namespace smooseg {
 

@@ -10,11 +10,11 @@
 #include <cstdint>
 #include <ostream>
 
+#include "smooseg/detail/autograd/unit_vectors.hpp"
 #include "smooseg/detail/check.hpp"
-#include "smooseg/detail/columns.hpp"
-#include "smooseg/detail/products.hpp"
+#include "smooseg/detail/kernels/columns.hpp"
+#include "smooseg/detail/kernels/products.hpp"
 #include "smooseg/detail/torch_compat.hpp"
-#include "smooseg/detail/unit_vectors.hpp"
 #include "smooseg/ema.hpp"
 
 namespace smooseg {

@@ -14,9 +14,9 @@
 #include <optional>
 #include <ostream>
 
+#include "smooseg/detail/autograd/projector_function.hpp"
 #include "smooseg/detail/check.hpp"
-#include "smooseg/detail/kernels.hpp"
-#include "smooseg/detail/projection.hpp"
+#include "smooseg/detail/kernels/rows.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/detail/workspace.hpp"
 

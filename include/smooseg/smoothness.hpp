@@ -12,9 +12,9 @@
 #include <utility>
 
 #include "smooseg/closeness.hpp"
+#include "smooseg/detail/autograd/factorized_sums.hpp"
+#include "smooseg/detail/autograd/pairwise_sums.hpp"
 #include "smooseg/detail/check.hpp"
-#include "smooseg/detail/factorized_sums.hpp"
-#include "smooseg/detail/pairwise_sums.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/pairing.hpp"
 #include "smooseg/penalty.hpp"

@@ -24,16 +24,16 @@
 #include <vector>
 
 #include "catch.hpp"
-#include "data/feature_cache.hpp"
-#include "data/feature_loader.hpp"
-#include "data/hash.hpp"
 #include "data/image_file.hpp"
 #include "data/loader.hpp"
-#include "data/pipeline.hpp"
-#include "report/profiler.hpp"
+#include "features/feature_cache.hpp"
+#include "features/feature_loader.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/io/safetensors.hpp"
 #include "support.hpp"
+#include "support/hash.hpp"
+#include "support/pipeline.hpp"
+#include "support/profiler.hpp"
 
 namespace fs = std::filesystem;
 using namespace smooseg::app;
@@ -560,19 +560,19 @@ TEST_CASE("errors in a worker name the file", "[feature loader]") {
 }
 
 TEST_CASE("a profile adds up, and its trace is one", "[profiler]") {
-  CHECK(timed(nullptr, "nothing", [] { return 7; }) == 7);
+  CHECK(timed("nothing", [] { return 7; }) == 7);
   const TempDir dir;
   int waits = 0;
   Profiler profiler([&] { ++waits; });
-  CHECK(timed(&profiler, "first", [] {
+  CHECK(timed("first", [] {
           pause(20);
           return 3;
         }) == 3);
-  timed(&profiler, "second", [] { pause(5); });
-  timed(&profiler, "second", [] { pause(5); });
-  std::thread worker([&] { timed(&profiler, "decode", [] { pause(10); }); });
+  timed("second", [] { pause(5); });
+  timed("second", [] { pause(5); });
+  std::thread worker([&] { timed("decode", [] { pause(10); }); });
   worker.join();
-  CHECK_THROWS(timed(&profiler, "failed", []() -> int { throw std::runtime_error("x"); }));
+  CHECK_THROWS(timed("failed", []() -> int { throw std::runtime_error("x"); }));
   CHECK(waits == 3);  // the worker waits for no device
   std::ostringstream table;
   profiler.print(table, 2);

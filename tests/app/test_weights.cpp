@@ -13,13 +13,13 @@
 
 #include "app/program.hpp"
 #include "catch.hpp"
-#include "commands/model.hpp"
-#include "commands/weight_files.hpp"
-#include "data/sha256.hpp"
+#include "features/weight_files.hpp"
+#include "settings/model.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/io/names.hpp"
 #include "support.hpp"
+#include "support/sha256.hpp"
 
 namespace fs = std::filesystem;
 namespace io = smooseg::io;

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "commands/commands.hpp"
-#include "commands/model.hpp"
-#include "commands/weight_files.hpp"
+#include "features/weight_files.hpp"
+#include "settings/model.hpp"
 #include "smooseg/backbone/registry.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/io/names.hpp"

@@ -15,7 +15,7 @@
 #include <thread>
 
 #include "commands/commands.hpp"
-#include "commands/runtime.hpp"
+#include "settings/runtime.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/version.hpp"
 

@@ -9,15 +9,15 @@
 #include <stdexcept>
 
 #include "commands/commands.hpp"
-#include "commands/crf.hpp"
-#include "commands/features.hpp"
-#include "commands/model.hpp"
-#include "commands/precision.hpp"
-#include "commands/runtime.hpp"
 #include "commands/score.hpp"
 #include "data/image_file.hpp"
 #include "data/loader.hpp"
+#include "features/features.hpp"
+#include "features/precision.hpp"
 #include "report/pictures.hpp"
+#include "settings/crf.hpp"
+#include "settings/model.hpp"
+#include "settings/runtime.hpp"
 #include "smooseg/baselines/kmeans.hpp"
 #include "smooseg/io/atomic_file.hpp"
 

@@ -6,12 +6,12 @@
 #include <stdexcept>
 
 #include "commands/commands.hpp"
-#include "commands/features.hpp"
-#include "commands/model.hpp"
-#include "commands/precision.hpp"
-#include "commands/runtime.hpp"
 #include "data/dataset.hpp"
 #include "data/scenes.hpp"
+#include "features/features.hpp"
+#include "features/precision.hpp"
+#include "settings/model.hpp"
+#include "settings/runtime.hpp"
 
 namespace smooseg::app {
 namespace {

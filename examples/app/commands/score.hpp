@@ -7,8 +7,8 @@
 #include <cstdint>
 #include <functional>
 
-#include "commands/crf.hpp"
 #include "data/dataset.hpp"
+#include "settings/crf.hpp"
 #include "smooseg/metrics/confusion.hpp"
 #include "smooseg/segmenter.hpp"
 

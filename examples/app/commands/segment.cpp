@@ -8,15 +8,15 @@
 #include <stdexcept>
 
 #include "commands/commands.hpp"
-#include "commands/crf.hpp"
-#include "commands/model.hpp"
-#include "commands/precision.hpp"
-#include "commands/runtime.hpp"
 #include "data/dataset.hpp"
 #include "data/image_file.hpp"
 #include "data/loader.hpp"
 #include "data/transforms.hpp"
+#include "features/precision.hpp"
 #include "report/pictures.hpp"
+#include "settings/crf.hpp"
+#include "settings/model.hpp"
+#include "settings/runtime.hpp"
 
 namespace smooseg::app {
 namespace {

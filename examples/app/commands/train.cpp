@@ -16,16 +16,16 @@
 #include <stdexcept>
 
 #include "commands/commands.hpp"
-#include "commands/features.hpp"
-#include "commands/model.hpp"
-#include "commands/precision.hpp"
-#include "commands/runtime.hpp"
 #include "commands/score.hpp"
 #include "data/dataset.hpp"
 #include "data/loader.hpp"
-#include "report/profiler.hpp"
+#include "features/features.hpp"
+#include "features/precision.hpp"
+#include "settings/model.hpp"
+#include "settings/runtime.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/loss.hpp"
+#include "support/profiler.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -284,7 +284,7 @@ class Training {
       throw std::runtime_error(s_.data + ": --select labels needs labels, found none for the split '" +
                                s_.validation_split + "'");
     }
-    const std::vector<Hash> pictures = timed(profiler_.get(), "hash", [&] { return crops.picture_hashes(workers_); });
+    const std::vector<Hash> pictures = timed("hash", [&] { return crops.picture_hashes(workers_); });
     begin(classes, crops, pictures);
     const int64_t first = model_.step;
     train(crops, pictures);
@@ -318,7 +318,7 @@ class Training {
       model_.segmenter->to(device_);
       auto& backbone = *model_.segmenter->backbone;
       check_patches(s_.model, backbone);
-      prepare_backbone(backbone, s_.model, s_.weights, crops, device_, workers_, profiler_.get(), console_.err);
+      prepare_backbone(backbone, s_.model, s_.weights, crops, device_, workers_, console_.err);
       model_.data = data_hash(pictures);
       optimizer_ = std::make_unique<Optimizer>(*model_.segmenter, s_.model);
       return;
@@ -343,8 +343,7 @@ class Training {
     // The model keeps its float32 weights.
     const auto backbone =
         in_precision(s_.runtime, model_.segmenter->backbone, device_, s_.model.resolution, console_.err);
-    const FeatureSource source =
-        feature_source(s_.model, s_.features, crops, *backbone, device_, workers_, profiler_.get());
+    const FeatureSource source = feature_source(s_.model, s_.features, crops, *backbone, device_, workers_);
     FeatureLoader loader(
         source, feature_cache(s_.model, s_.features, source, pictures, workers_), s_.iterations - model_.step,
         [&, first = model_.step](int64_t i) {
@@ -374,15 +373,14 @@ class Training {
     auto& segmenter = *model_.segmenter;
     segmenter.projector->train();
     torch::manual_seed(mix_seed(s_.model.seed, kStep, static_cast<uint64_t>(model_.step)));
-    Profiler* const profiler = profiler_.get();
-    const auto projected = timed(profiler, "projector", [&] { return segmenter.projector(features); });
+    const auto projected = timed("projector", [&] { return segmenter.projector(features); });
     const Tensor pairing = functional::random_pairing(features.size(0));
-    const auto logits = timed(profiler, "predictor", [&] { return segmenter.predictor(projected.code); });
-    const EnergyTerms e = timed(profiler, "loss", [&] { return energy(projected.features, logits, pairing); });
+    const auto logits = timed("predictor", [&] { return segmenter.predictor(projected.code); });
+    const EnergyTerms e = timed("loss", [&] { return energy(projected.features, logits, pairing); });
     if (!std::isfinite(e.total.item<double>())) stop_not_finite(model_.step + 1, "the loss is " + describe(e));
     optimizer_->zero_grad();
-    timed(profiler, "backward", [&] { e.total.backward(); });
-    timed(profiler, "optimiser", [&] {
+    timed("backward", [&] { e.total.backward(); });
+    timed("optimiser", [&] {
       if (s_.model.teacher_update == "before") segmenter.predictor->update_teacher();
       optimizer_->step();
       if (s_.model.teacher_update == "after") segmenter.predictor->update_teacher();
@@ -408,7 +406,7 @@ class Training {
     for (const auto& item : model_.segmenter->named_parameters()) {
       if (!item.value().isfinite().all().item<bool>()) stop_not_finite(model_.step, item.key() + " is not finite");
     }
-    timed(profiler_.get(), "save", [&] { save_model(last_path(), model_, optimizer_->state()); });
+    timed("save", [&] { save_model(last_path(), model_, optimizer_->state()); });
     last_saved_ = model_.step;
   }
 

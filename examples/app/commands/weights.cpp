@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "commands/commands.hpp"
-#include "commands/weight_files.hpp"
+#include "features/weight_files.hpp"
 #include "smooseg/backbone/registry.hpp"
 
 namespace smooseg::app {

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "data/dataset.hpp"
-#include "data/hash.hpp"
 #include "smooseg/detail/parallel.hpp"
 #include "smooseg/detail/torch_compat.hpp"
+#include "support/hash.hpp"
 
 namespace smooseg::app {
 

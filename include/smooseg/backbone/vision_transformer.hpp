@@ -23,9 +23,9 @@
 #include <vector>
 
 #include "smooseg/backbone/backbone.hpp"
-#include "smooseg/detail/attention.hpp"
+#include "smooseg/detail/autograd/linear.hpp"
 #include "smooseg/detail/check.hpp"
-#include "smooseg/detail/linear.hpp"
+#include "smooseg/detail/kernels/attention.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::backbone {

@@ -20,9 +20,9 @@
 
 #include "smooseg/crf/permutohedral.hpp"
 #include "smooseg/crf/scan_filter.hpp"
-#include "smooseg/detail/aligned_buffer.hpp"
-#include "smooseg/detail/simd.hpp"
-#include "smooseg/detail/simd_math.hpp"
+#include "smooseg/detail/kernels/aligned_buffer.hpp"
+#include "smooseg/detail/kernels/math.hpp"
+#include "smooseg/detail/kernels/simd.hpp"
 
 namespace smooseg::crf {
 

@@ -14,9 +14,9 @@
 #include <utility>
 #include <vector>
 
-#include "smooseg/detail/aligned_buffer.hpp"
-#include "smooseg/detail/simd.hpp"
-#include "smooseg/detail/simd_math.hpp"
+#include "smooseg/detail/kernels/aligned_buffer.hpp"
+#include "smooseg/detail/kernels/math.hpp"
+#include "smooseg/detail/kernels/simd.hpp"
 
 namespace smooseg::crf {
 

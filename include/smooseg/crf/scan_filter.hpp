@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "smooseg/crf/permutohedral.hpp"
-#include "smooseg/detail/aligned_buffer.hpp"
-#include "smooseg/detail/simd.hpp"
+#include "smooseg/detail/kernels/aligned_buffer.hpp"
+#include "smooseg/detail/kernels/simd.hpp"
 
 namespace smooseg::crf::detail {
 

@@ -11,9 +11,9 @@
 #include <cmath>
 #include <cstdint>
 
-#include "smooseg/detail/kernels.hpp"
-#include "smooseg/detail/simd.hpp"
-#include "smooseg/detail/simd_math.hpp"
+#include "smooseg/detail/kernels/math.hpp"
+#include "smooseg/detail/kernels/rows.hpp"
+#include "smooseg/detail/kernels/simd.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::detail {

@@ -1,4 +1,4 @@
-#include "commands/crf.hpp"
+#include "settings/crf.hpp"
 
 #include <map>
 

@@ -10,9 +10,9 @@
 #include <cstring>
 #include <limits>
 
-#include "smooseg/detail/kernels.hpp"
-#include "smooseg/detail/simd.hpp"
-#include "smooseg/detail/simd_math.hpp"
+#include "smooseg/detail/kernels/math.hpp"
+#include "smooseg/detail/kernels/rows.hpp"
+#include "smooseg/detail/kernels/simd.hpp"
 
 #if SMOOSEG_HAS_ISAS && (defined(__clang__) || __GNUC__ >= 10)
 #define SMOOSEG_HAS_BFLOAT16 1

@@ -10,11 +10,10 @@
 #include <string>
 #include <vector>
 
-#include "commands/model.hpp"
-#include "commands/runtime.hpp"
-#include "data/feature_loader.hpp"
 #include "data/loader.hpp"
-#include "report/profiler.hpp"
+#include "features/feature_loader.hpp"
+#include "settings/model.hpp"
+#include "settings/runtime.hpp"
 
 namespace smooseg::app {
 
@@ -41,15 +40,14 @@ std::string chosen_weights(const ModelSettings& settings, const std::string& giv
 
 /// Gives a new model's backbone its weights, or its statistics of the crops; leaves it on the device.
 void prepare_backbone(backbone::Backbone& backbone, const ModelSettings& settings, const std::string& weights,
-                      const Crops& crops, torch::Device device, int workers, Profiler* profiler, std::ostream& err);
+                      const Crops& crops, torch::Device device, int workers, std::ostream& err);
 
 /// @throws std::runtime_error naming the option where crops are not made of whole patches.
 void check_patches(const ModelSettings& settings, const backbone::Backbone& backbone);
 
 /// The features of a model's backbone as its settings want them. The arguments must outlive the source.
 FeatureSource feature_source(const ModelSettings& settings, const FeatureSettings& features, const Crops& crops,
-                             backbone::Backbone& backbone, torch::Device device, int workers,
-                             Profiler* profiler = nullptr);
+                             backbone::Backbone& backbone, torch::Device device, int workers);
 
 /// The cache in the folder of `--cache`; null where none is asked for.
 /// @param pictures contents of the pictures, as `Crops::picture_hashes` gives them.

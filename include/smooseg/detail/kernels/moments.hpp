@@ -11,14 +11,14 @@
 #include <cstdint>
 #include <vector>
 
-#include "smooseg/detail/aligned_buffer.hpp"
-#include "smooseg/detail/columns.hpp"
-#include "smooseg/detail/kernels.hpp"
-#include "smooseg/detail/products.hpp"
-#include "smooseg/detail/simd.hpp"
-#include "smooseg/detail/simd_math.hpp"
+#include "smooseg/detail/autograd/unit_vectors.hpp"
+#include "smooseg/detail/kernels/aligned_buffer.hpp"
+#include "smooseg/detail/kernels/columns.hpp"
+#include "smooseg/detail/kernels/math.hpp"
+#include "smooseg/detail/kernels/products.hpp"
+#include "smooseg/detail/kernels/rows.hpp"
+#include "smooseg/detail/kernels/simd.hpp"
 #include "smooseg/detail/torch_compat.hpp"
-#include "smooseg/detail/unit_vectors.hpp"
 
 namespace smooseg::detail {
 

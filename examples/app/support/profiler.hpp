@@ -2,6 +2,7 @@
 
 // Where the time of a command goes. Needs no LibTorch.
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -19,9 +20,9 @@ namespace smooseg::app {
 /// Collects how long the parts of a command take: those of the thread that made the profiler, which follow one another,
 /// and those of worker threads beside it.
 ///
-///     const auto features = timed(profiler, "backbone", [&] { return backbone.features(images); });
+///     const auto features = timed("backbone", [&] { return backbone.features(images); });
 ///
-/// A null profiler measures nothing and costs a comparison.
+/// While one exists, `timed` reports to it from any thread; while none does, `timed` costs a comparison.
 class Profiler {
  public:
   using Clock = std::chrono::steady_clock;
@@ -29,6 +30,12 @@ class Profiler {
   /// @param synchronize waits for what the main thread has launched on a device; called at the end of its parts, which
   ///   would else end at once. It makes them follow one another, and so the whole slower than without a profiler.
   explicit Profiler(std::function<void()> synchronize = {});
+  ~Profiler() { active_ = nullptr; }
+  Profiler(const Profiler&) = delete;
+  Profiler& operator=(const Profiler&) = delete;
+
+  /// The one that exists, or null.
+  static Profiler* active() { return active_; }
 
   /// Notes a part of this thread that began at `begin` and ends now. `name` is a literal.
   void add(const char* name, Clock::time_point begin);
@@ -56,6 +63,8 @@ class Profiler {
     Clock::duration time{};
   };
 
+  inline static std::atomic<Profiler*> active_{nullptr};
+
   const std::function<void()> synchronize_;
   const Clock::time_point start_ = Clock::now();
   mutable std::mutex mutex_;
@@ -66,7 +75,8 @@ class Profiler {
 
 /// What `f` returns, its time noted.
 template <class F>
-auto timed(Profiler* profiler, const char* name, const F& f) {
+auto timed(const char* name, const F& f) {
+  Profiler* const profiler = Profiler::active();
   if (profiler == nullptr) return f();
   const auto begin = Profiler::Clock::now();
   if constexpr (std::is_void_v<decltype(f())>) {

@@ -11,10 +11,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "smooseg/detail/patch_moments.hpp"
-#include "smooseg/detail/products.hpp"
+#include "smooseg/detail/autograd/unit_vectors.hpp"
+#include "smooseg/detail/kernels/moments.hpp"
+#include "smooseg/detail/kernels/products.hpp"
 #include "smooseg/detail/torch_compat.hpp"
-#include "smooseg/detail/unit_vectors.hpp"
 
 namespace smooseg::detail {
 

@@ -14,12 +14,12 @@
 #include <utility>
 #include <vector>
 
-#include "smooseg/detail/kernels.hpp"
-#include "smooseg/detail/linear.hpp"
-#include "smooseg/detail/simd.hpp"
-#include "smooseg/detail/simd_math.hpp"
+#include "smooseg/detail/autograd/linear.hpp"
+#include "smooseg/detail/autograd/unit_vectors.hpp"
+#include "smooseg/detail/kernels/math.hpp"
+#include "smooseg/detail/kernels/rows.hpp"
+#include "smooseg/detail/kernels/simd.hpp"
 #include "smooseg/detail/torch_compat.hpp"
-#include "smooseg/detail/unit_vectors.hpp"
 #include "smooseg/detail/workspace.hpp"
 
 namespace smooseg::detail {

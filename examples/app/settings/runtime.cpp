@@ -1,4 +1,4 @@
-#include "commands/runtime.hpp"
+#include "settings/runtime.hpp"
 
 #include <ATen/Parallel.h>
 #include <torch/cuda.h>

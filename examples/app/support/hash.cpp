@@ -1,4 +1,4 @@
-#include "data/hash.hpp"
+#include "support/hash.hpp"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>

@@ -1,4 +1,4 @@
-#include "commands/weight_files.hpp"
+#include "features/weight_files.hpp"
 
 #include <fcntl.h>
 #include <spawn.h>
@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
-#include "data/sha256.hpp"
 #include "smooseg/io/load.hpp"
+#include "support/sha256.hpp"
 
 extern char** environ;
 

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "smooseg/detail/simd.hpp"
+#include "smooseg/detail/kernels/simd.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::detail {

@@ -13,8 +13,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "smooseg/detail/autograd/unit_vectors.hpp"
 #include "smooseg/detail/torch_compat.hpp"
-#include "smooseg/detail/unit_vectors.hpp"
 
 namespace smooseg::detail {
 

@@ -1,4 +1,4 @@
-#include "data/feature_cache.hpp"
+#include "features/feature_cache.hpp"
 
 #include <c10/util/Exception.h>
 #include <fcntl.h>

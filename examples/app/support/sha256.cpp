@@ -1,4 +1,4 @@
-#include "data/sha256.hpp"
+#include "support/sha256.hpp"
 
 #include <algorithm>
 #include <fstream>

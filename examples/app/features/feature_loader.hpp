@@ -10,12 +10,11 @@
 #include <ostream>
 #include <vector>
 
-#include "data/feature_cache.hpp"
 #include "data/loader.hpp"
-#include "data/pipeline.hpp"
-#include "report/profiler.hpp"
+#include "features/feature_cache.hpp"
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/detail/torch_compat.hpp"
+#include "support/pipeline.hpp"
 
 namespace smooseg::app {
 
@@ -27,7 +26,6 @@ struct FeatureSource {
   torch::ScalarType dtype = torch::kFloat32;  ///< float32 or float16, to which all features are rounded
   int64_t max_bytes = 0;                      ///< of features kept in memory, on the device: all of them or none
   int workers = 1;                            ///< threads that decode pictures and read features ahead
-  Profiler* profiler = nullptr;               ///< parts "decode", "read" (workers); "wait", "backbone", "gather"
 };
 
 /// Features of crops, computed in fixed groups of neighbours: the rounding of a batched product may depend on what is

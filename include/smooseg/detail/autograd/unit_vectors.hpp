@@ -8,8 +8,8 @@
 
 #include <utility>
 
-#include "smooseg/detail/columns.hpp"
-#include "smooseg/detail/kernels.hpp"
+#include "smooseg/detail/kernels/columns.hpp"
+#include "smooseg/detail/kernels/rows.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::detail {

@@ -1,4 +1,4 @@
-#include "data/feature_loader.hpp"
+#include "features/feature_loader.hpp"
 
 #include <c10/util/Exception.h>
 
@@ -9,6 +9,8 @@
 #include <limits>
 #include <numeric>
 #include <utility>
+
+#include "support/profiler.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -28,7 +30,7 @@ std::vector<int64_t> crops_of_group(int64_t group, int64_t count) {
 
 /// Features of images, rounded to the dtype in which they are kept.
 Tensor compute(const FeatureSource& source, const Tensor& images) {
-  return timed(source.profiler, "backbone", [&] {
+  return timed("backbone", [&] {
     const torch::NoGradGuard no_grad;
     const Tensor features = source.backbone.features(images.to(source.device)).to(torch::kFloat32);
     if (source.dtype == torch::kFloat16) {
@@ -46,13 +48,13 @@ GroupedFeatures::GroupedFeatures(const FeatureSource& source, std::vector<int64_
     : source_(source),
       groups_(std::move(groups)),
       images_(static_cast<int64_t>(groups_.size()), source_.workers, source_.workers + 1, [this](int64_t i) {
-        return timed(source_.profiler, "decode", [&] {
+        return timed("decode", [&] {
           return source_.crops.images(crops_of_group(groups_[static_cast<std::size_t>(i)], source_.crops.count()));
         });
       }) {}
 
 Tensor GroupedFeatures::next() {
-  return compute(source_, timed(source_.profiler, "wait", [this] { return images_.next(); }));
+  return compute(source_, timed("wait", [this] { return images_.next(); }));
 }
 
 std::vector<int64_t> feature_shape(const FeatureSource& source) {
@@ -80,7 +82,7 @@ void fill_cache(FeatureCache& cache, const FeatureSource& source, std::ostream& 
           const auto range = cache.crops_of(shard);
           std::vector<Tensor> parts;
           for (int64_t g = range.begin / kGroup; g < group_count(range.end); ++g) parts.push_back(computed.next());
-          timed(source.profiler, "store", [&] { cache.store(shard, torch::cat(parts)); });
+          timed("store", [&] { cache.store(shard, torch::cat(parts)); });
         }
       },
       err);
@@ -130,7 +132,7 @@ void FeatureLoader::plan_groups(int64_t batches) {
 /// Begins to read features, or to decode pictures, for the batches to come.
 void FeatureLoader::read_ahead(int64_t batches) {
   const auto read = [this](int64_t i) {
-    return timed(source_.profiler, cache_ ? "read" : "decode", [&] {
+    return timed(cache_ ? "read" : "decode", [&] {
       const std::vector<int64_t> crops = batch_(i);
       if (!cache_) return source_.crops.images(crops);
       auto sizes = feature_shape(source_);
@@ -152,9 +154,9 @@ void FeatureLoader::read_ahead(int64_t batches) {
 Tensor FeatureLoader::next() {
   const int64_t batch = taken_++;
   if (memory_.defined()) return from_memory(batch_(batch));
-  const Tensor read = timed(source_.profiler, "wait", [this] { return ahead_->next(); });
+  const Tensor read = timed("wait", [this] { return ahead_->next(); });
   if (!cache_) return compute(source_, read).to(torch::kFloat32);
-  return timed(source_.profiler, "gather", [&] { return read.to(source_.device).to(torch::kFloat32); });
+  return timed("gather", [&] { return read.to(source_.device).to(torch::kFloat32); });
 }
 
 Tensor FeatureLoader::from_memory(const std::vector<int64_t>& crops) {
@@ -167,7 +169,7 @@ Tensor FeatureLoader::from_memory(const std::vector<int64_t>& crops) {
       filled_[static_cast<std::size_t>(group)] = true;
     }
   }
-  return timed(source_.profiler, "gather", [&] {
+  return timed("gather", [&] {
     const Tensor indices = torch::tensor(crops, torch::kInt64).to(source_.device);
     return memory_.index_select(0, indices).to(torch::kFloat32);
   });

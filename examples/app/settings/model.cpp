@@ -1,4 +1,4 @@
-#include "commands/model.hpp"
+#include "settings/model.hpp"
 
 #include <array>
 #include <fstream>

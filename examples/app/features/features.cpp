@@ -1,14 +1,15 @@
-#include "commands/features.hpp"
+#include "features/features.hpp"
 
 #include <torch/version.h>
 
 #include <stdexcept>
 
-#include "commands/weight_files.hpp"
+#include "features/weight_files.hpp"
 #include "smooseg/backbone/registry.hpp"
 #include "smooseg/backbone/texture.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/version.hpp"
+#include "support/profiler.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -60,7 +61,7 @@ std::string chosen_weights(const ModelSettings& settings, const std::string& giv
 }
 
 void prepare_backbone(backbone::Backbone& backbone, const ModelSettings& settings, const std::string& weights,
-                      const Crops& crops, torch::Device device, int workers, Profiler* profiler, std::ostream& err) {
+                      const Crops& crops, torch::Device device, int workers, std::ostream& err) {
   if (auto* texture = dynamic_cast<backbone::TextureImpl*>(&backbone)) {
     err << "learning textons from " << crops.count() << " crops" << std::endl;
     texture->to(device);
@@ -68,11 +69,11 @@ void prepare_backbone(backbone::Backbone& backbone, const ModelSettings& setting
     std::unique_ptr<Pipeline<Tensor>> pictures;
     const auto announce = [&](const std::vector<int64_t>& order) {
       pictures = std::make_unique<Pipeline<Tensor>>(
-          static_cast<int64_t>(order.size()), workers, 2 * workers, [&crops, order, profiler](int64_t i) {
-            return timed(profiler, "decode", [&] { return crops.images({order[static_cast<std::size_t>(i)]}); });
+          static_cast<int64_t>(order.size()), workers, 2 * workers, [&crops, order](int64_t i) {
+            return timed("decode", [&] { return crops.images({order[static_cast<std::size_t>(i)]}); });
           });
     };
-    timed(profiler, "textons", [&] {
+    timed("textons", [&] {
       texture->fit([&](int64_t) { return pictures->next().to(device); }, crops.count(), generator, announce);
     });
     return;
@@ -91,15 +92,14 @@ void check_patches(const ModelSettings& settings, const backbone::Backbone& back
 }
 
 FeatureSource feature_source(const ModelSettings& settings, const FeatureSettings& features, const Crops& crops,
-                             backbone::Backbone& backbone, torch::Device device, int workers, Profiler* profiler) {
+                             backbone::Backbone& backbone, torch::Device device, int workers) {
   constexpr double kGiB = 1 << 30;
   return {crops,
           backbone,
           device,
           settings.feature_dtype == "float16" ? torch::kFloat16 : torch::kFloat32,
           static_cast<int64_t>(features.cache_memory * kGiB),
-          workers,
-          profiler};
+          workers};
 }
 
 std::unique_ptr<FeatureCache> feature_cache(const ModelSettings& settings, const FeatureSettings& features,

@@ -1,4 +1,4 @@
-#include "commands/precision.hpp"
+#include "features/precision.hpp"
 
 #include <torch/cuda.h>
 
@@ -6,7 +6,7 @@
 #include <chrono>
 #include <stdexcept>
 
-#include "smooseg/detail/bfloat16_attention.hpp"
+#include "smooseg/detail/kernels/bfloat16_attention.hpp"
 
 namespace smooseg::app {
 namespace {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "smooseg/detail/simd.hpp"
+#include "smooseg/detail/kernels/simd.hpp"
 
 namespace smooseg::detail {
 

@@ -1,4 +1,4 @@
-#include "report/profiler.hpp"
+#include "support/profiler.hpp"
 
 #include <algorithm>
 #include <iomanip>
@@ -17,6 +17,7 @@ double seconds(Profiler::Clock::duration time) {
 
 Profiler::Profiler(std::function<void()> synchronize) : synchronize_(std::move(synchronize)) {
   threads_[std::this_thread::get_id()] = 0;
+  active_ = this;
 }
 
 void Profiler::add(const char* name, Clock::time_point begin) {

@@ -8,7 +8,7 @@
 #include <memory>
 #include <ostream>
 
-#include "commands/runtime.hpp"
+#include "settings/runtime.hpp"
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/segmenter.hpp"
 
