@@ -20,6 +20,7 @@
 #include "settings/runtime.hpp"
 #include "smooseg/baselines/kmeans.hpp"
 #include "smooseg/io/atomic_file.hpp"
+#include "support/seeds.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -65,7 +66,7 @@ void add_options(CLI::App& app, EvaluateSettings& s) {
 Segmenter kmeans_segmenter(const Model& model, const EvaluateSettings& s, torch::Device device,
                            const SegmenterOptions& options, std::ostream& err) {
   constexpr int64_t kCropsAtOnce = 32, kMaxCrops = 4096;
-  constexpr uint64_t kPurpose = 5;
+  constexpr auto kPurpose = SeedPurpose::kKMeans;
   const torch::NoGradGuard no_grad;
   auto backbone = model.segmenter->backbone;
   const Crops crops = training_crops(open_dataset(s.data, "train"), model.settings);

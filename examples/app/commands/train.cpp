@@ -26,6 +26,7 @@
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/loss.hpp"
 #include "support/profiler.hpp"
+#include "support/seeds.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -47,9 +48,6 @@ struct TrainSettings {
   std::string validation_split = "val";
   int64_t validation_resolution = 320;
 };
-
-// What a seed is mixed with, one number a purpose; the loader has 1, the textons 3.
-constexpr uint64_t kInitialization = 2, kStep = 4;
 
 void add_options(CLI::App& app, TrainSettings& s) {
   const auto positive = CLI::Range(int64_t{1}, int64_t{1} << 40);
@@ -313,7 +311,7 @@ class Training {
   /// A new model, or the one to go on with.
   void begin(const ClassTable& classes, const Crops& crops, const std::vector<Hash>& pictures) {
     if (!s_.resume) {
-      torch::manual_seed(mix_seed(s_.model.seed, kInitialization));
+      torch::manual_seed(mix_seed(s_.model.seed, SeedPurpose::kInitialization));
       model_ = make_model(s_.model, classes);
       model_.segmenter->to(device_);
       auto& backbone = *model_.segmenter->backbone;
@@ -372,7 +370,7 @@ class Training {
   EnergyTerms step(const Tensor& features, EnergyLoss& energy) {
     auto& segmenter = *model_.segmenter;
     segmenter.projector->train();
-    torch::manual_seed(mix_seed(s_.model.seed, kStep, static_cast<uint64_t>(model_.step)));
+    torch::manual_seed(mix_seed(s_.model.seed, SeedPurpose::kStep, static_cast<uint64_t>(model_.step)));
     const auto projected = timed("projector", [&] { return segmenter.projector(features); });
     const Tensor pairing = functional::random_pairing(features.size(0));
     const auto logits = timed("predictor", [&] { return segmenter.predictor(projected.code); });

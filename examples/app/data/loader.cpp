@@ -7,6 +7,7 @@
 
 #include "data/codec.hpp"
 #include "data/transforms.hpp"
+#include "support/seeds.hpp"
 
 namespace smooseg::app {
 
@@ -50,25 +51,14 @@ std::vector<Hash> Crops::picture_hashes(int threads) const {
   return hashes;
 }
 
-uint64_t mix_seed(uint64_t seed, uint64_t purpose, uint64_t step) {
-  const auto mix = [](uint64_t x) {
-    x += 0x9e3779b97f4a7c15;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-    return x ^ (x >> 31);
-  };
-  return mix(mix(mix(seed) ^ purpose) ^ step);
-}
-
 std::vector<int64_t> batch_indices(int64_t step, int64_t batch, int64_t count, uint64_t seed) {
-  constexpr uint64_t kOrder = 1;
   std::vector<int64_t> indices;
   Tensor order;
   for (int64_t position = step * batch; position < (step + 1) * batch; ++position) {
     const int64_t epoch = position / count;
     if (!order.defined() || position % count == 0) {
       const auto generator =
-          at::make_generator<at::CPUGeneratorImpl>(mix_seed(seed, kOrder, static_cast<uint64_t>(epoch)));
+          at::make_generator<at::CPUGeneratorImpl>(mix_seed(seed, SeedPurpose::kOrder, static_cast<uint64_t>(epoch)));
       order = at::randperm(count, detail::torch_generator(generator), torch::kInt64);
     }
     indices.push_back(order[position % count].item<int64_t>());

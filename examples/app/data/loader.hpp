@@ -52,7 +52,4 @@ class Crops {
 /// epochs of all crops in random order, one after the other.
 std::vector<int64_t> batch_indices(int64_t step, int64_t batch, int64_t count, uint64_t seed);
 
-/// A seed for one purpose of one step, spread over all bits (SplitMix64).
-uint64_t mix_seed(uint64_t seed, uint64_t purpose, uint64_t step = 0);
-
 }  // namespace smooseg::app

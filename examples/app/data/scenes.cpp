@@ -11,6 +11,7 @@
 
 #include "data/textures.hpp"
 #include "smooseg/io/atomic_file.hpp"
+#include "support/seeds.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -22,7 +23,7 @@ using Rgb = std::array<double, 3>;
 /// Uniform numbers that are the same everywhere, which the standard's distributions are not.
 class Random {
  public:
-  explicit Random(uint64_t seed) : engine_(textures::mix(seed)) {}
+  explicit Random(uint64_t seed) : engine_(mixed(seed)) {}
   double uniform(double low, double high) {
     return low + (high - low) * (static_cast<double>(engine_() >> 11) * 0x1p-53);
   }
@@ -276,7 +277,7 @@ void write_scenes(const std::filesystem::path& root, const SceneOptions& options
     std::filesystem::create_directories(root / "images" / split);
     std::filesystem::create_directories(root / "labels" / split);
     for (int64_t i = 0; i < count; ++i) {
-      const uint64_t seed = textures::mix(options.seed ^ textures::mix(stream)) + static_cast<uint64_t>(i);
+      const uint64_t seed = mixed(options.seed ^ mixed(stream)) + static_cast<uint64_t>(i);
       const Scene scene = make_scene(options.height, options.width, seed);
       write_png(root / "images" / split / file_name(i), scene.image);
       write_png(root / "labels" / split / file_name(i), scene.labels, classes.colors);

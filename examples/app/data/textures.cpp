@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "support/seeds.hpp"
+
 namespace smooseg::app::textures {
 namespace {
 
@@ -36,16 +38,9 @@ Cell nearest_cell(double x, double y, uint64_t seed) {
 
 }  // namespace
 
-uint64_t mix(uint64_t value) {  // splitmix64
-  value += 0x9e3779b97f4a7c15u;
-  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
-  value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
-  return value ^ (value >> 31);
-}
-
 double lattice(int64_t x, int64_t y, uint64_t seed) {
   const uint64_t position = static_cast<uint64_t>(x) * 0x1f123bb5u + static_cast<uint64_t>(y) * 0x5851f42d4c957f2du;
-  return static_cast<double>(mix(position ^ mix(seed)) >> 11) * 0x1p-53;
+  return static_cast<double>(mixed(position ^ mixed(seed)) >> 11) * 0x1p-53;
 }
 
 double noise(double x, double y, uint64_t seed) {

@@ -8,9 +8,6 @@
 
 namespace smooseg::app::textures {
 
-/// A well mixed 64-bit number of a 64-bit number.
-uint64_t mix(uint64_t value);
-
 /// Uniform in [0,1) for each whole position.
 double lattice(int64_t x, int64_t y, uint64_t seed);
 

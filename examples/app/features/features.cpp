@@ -10,14 +10,9 @@
 #include "smooseg/io/load.hpp"
 #include "smooseg/version.hpp"
 #include "support/profiler.hpp"
+#include "support/seeds.hpp"
 
 namespace smooseg::app {
-namespace {
-
-constexpr uint64_t kTextons = 3;  // what the seed is mixed with
-
-}  // namespace
-
 void add_options(CLI::App& command, FeatureSettings& settings) {
   command
       .add_option("--cache", settings.cache,
@@ -65,7 +60,7 @@ void prepare_backbone(backbone::Backbone& backbone, const ModelSettings& setting
   if (auto* texture = dynamic_cast<backbone::TextureImpl*>(&backbone)) {
     err << "learning textons from " << crops.count() << " crops" << std::endl;
     texture->to(device);
-    const auto generator = at::make_generator<at::CPUGeneratorImpl>(mix_seed(settings.seed, kTextons));
+    const auto generator = at::make_generator<at::CPUGeneratorImpl>(mix_seed(settings.seed, SeedPurpose::kTextons));
     std::unique_ptr<Pipeline<Tensor>> pictures;
     const auto announce = [&](const std::vector<int64_t>& order) {
       pictures = std::make_unique<Pipeline<Tensor>>(
