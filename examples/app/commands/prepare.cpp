@@ -80,7 +80,7 @@ void prepare_features(PrepareSettings s, const Console& console) {
   const auto backbone = make_backbone(s.model);
   check_patches(s.model, *backbone);
   const std::vector<Hash> pictures = crops.picture_hashes(workers);
-  prepare_backbone(*backbone, s.model, weights, crops, device, workers, nullptr, console.err);
+  prepare_backbone(*backbone, s.model, weights, crops, device, workers, console.err);
   const auto chosen = in_precision(s.runtime, backbone, device, s.model.resolution, console.err);
   const FeatureSource source = feature_source(s.model, s.features, crops, *chosen, device, workers);
   const auto cache = feature_cache(s.model, s.features, source, pictures, workers);
