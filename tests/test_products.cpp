@@ -1,8 +1,10 @@
 // The kernels below the losses, on every instruction set of this machine.
 
 #include <ATen/Parallel.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <array>
+#include <utility>
 #include <vector>
 
 #include "catch.hpp"
@@ -10,6 +12,7 @@
 #include "smooseg/detail/kernels/columns.hpp"
 #include "smooseg/detail/kernels/moments.hpp"
 #include "smooseg/detail/kernels/products.hpp"
+#include "smooseg/detail/kernels/silu.hpp"
 #include "support.hpp"
 
 using namespace smooseg;
@@ -18,10 +21,17 @@ using smooseg::detail::Rows;
 
 namespace {
 
+/// The instruction sets of this machine; those that it lacks are named in a warning.
 std::vector<Isa> isas() {
   std::vector<Isa> result;
-  for (const Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
-    if (isa <= smooseg::detail::machine_isa()) result.push_back(isa);
+  const std::vector<std::pair<Isa, const char*>> all{
+      {Isa::kBaseline, "the baseline"}, {Isa::kAvx2, "AVX2"}, {Isa::kAvx512, "AVX-512"}};
+  for (const auto& [isa, name] : all) {
+    if (isa <= smooseg::detail::machine_isa()) {
+      result.push_back(isa);
+    } else {
+      WARN("not tested: this machine lacks " << name);
+    }
   }
   return result;
 }
@@ -57,21 +67,68 @@ void check_kernels(Isa isa, int64_t m, int64_t r, int64_t n) {
   CHECK((sums.narrow(0, 0, n) - (right * other).sum(0)).abs().max().template item<double>() < tolerance * 40);
   CHECK(sums.narrow(0, n, 3).eq(7).all().item<bool>());
 
+  // Added to what is there.
+  for (const bool dot : {false, true}) {
+    const Tensor before = torch::randn({m, n}, options), out = before.clone();
+    const Rows<T> to{out.data_ptr<T>(), n};
+    const T* const none = nullptr;
+    if (dot) {
+      run_kernel<DotProduct>(isa, m, r, n, rows<T>(left), rows<T>(dots), none, to, true);
+    } else {
+      run_kernel<RowProduct>(isa, m, r, n, rows<T>(left), rows<T>(right), none, to, true);
+    }
+    CHECK(relative_error(out, before + left.matmul(right)) < tolerance);
+  }
+
   // A column's softmax and cross-entropy, with ties among the labels: the first counts.
-  const auto as_batch = [](const Tensor& t) { return t.unsqueeze(0); };
   const Tensor teacher = (other * 2).round(), out = torch::full({r, n + 3}, 7, options);
   const Rows<T> to{out.data_ptr<T>(), n + 3};
+  const auto check_out = [&](const Tensor& expected) {
+    CHECK(relative_error(out.narrow(1, 0, n), expected) < tolerance);
+    CHECK(out.narrow(1, n, 3).eq(7).all().item<bool>());
+  };
   run_kernel<ColumnSoftmax>(isa, r, n, rows<T>(right), T{3}, to);
-  CHECK(relative_error(out.narrow(1, 0, n), at::softmax(3 * right, 0)) < tolerance);
-  CHECK(out.narrow(1, n, 3).eq(7).all().item<bool>());
+  const Tensor softmax = at::softmax(3 * right, 0);
+  check_out(softmax);
   sums.fill_(7);
-  run_kernel<ColumnCrossEntropy>(isa, r, n, rows<T>(right), rows<T>(teacher), sums.data_ptr<T>(), to);
-  const CrossEntropy expected = column_cross_entropy(
-      as_batch(right).to(torch::kCPU).transpose(1, 2).contiguous().transpose(1, 2), as_batch(teacher));
-  CHECK(relative_error(sums.narrow(0, 0, n), expected.losses.view(n)) < tolerance);
-  CHECK(relative_error(out.narrow(1, 0, n), expected.grad[0]) < tolerance);
+  run_kernel<ColumnCrossEntropy>(isa, r, n, rows<T>(right), rows<T>(teacher), T{0.5}, sums.data_ptr<T>(), to);
+  Tensor one_hot = torch::zeros({r, n}, options);
+  for (int64_t j = 0; j < n; ++j) {
+    int64_t label = 0;
+    for (int64_t k = 1; k < r; ++k) {
+      if (teacher[k][j].item<double>() > teacher[label][j].item<double>()) label = k;
+    }
+    one_hot[label][j] = 1;
+  }
+  CHECK(relative_error(sums.narrow(0, 0, n), -(at::log_softmax(right, 0) * one_hot).sum(0)) < tolerance);
   CHECK(sums.narrow(0, n, 3).eq(7).all().item<bool>());
+  check_out((at::softmax(right, 0) - one_hot) / 2);
+
+  // Gradients of a column's softmax and of unit vectors, of which the first is shorter than eps.
+  run_kernel<ColumnSoftmaxBackward>(isa, r, n, rows<T>(softmax), rows<T>(other), T{3}, to);
+  CHECK((out.narrow(1, 0, n) - 3 * softmax * (other - (softmax * other).sum(0))).abs().max().template item<double>() <
+        tolerance * 40);
+  Tensor x = right.clone();
+  x.select(1, 0).mul_(1e-3);
+  const double eps = 0.1;
+  const Tensor offset = torch::randn({r}, options);
+  x.requires_grad_();
+  const Tensor norms = x.square().sum(0).sqrt().clamp_min(eps), units = x / norms;
+  const Tensor expected = torch::autograd::grad({units}, {x}, {other + offset.unsqueeze(1)})[0];
+  const Tensor factors = norms.detach().reciprocal(), values = x.detach();
+  run_kernel<ColumnUnitBackward>(isa, r, n, rows<T>(values), rows<T>(other),
+                                 static_cast<const T*>(factors.data_ptr<T>()), static_cast<T>(eps),
+                                 static_cast<const T*>(offset.data_ptr<T>()), to);
+  CHECK((out.narrow(1, 0, n) - expected).abs().max().template item<double>() <
+        tolerance * 100 * expected.abs().max().template item<double>());
   CHECK(out.narrow(1, n, 3).eq(7).all().item<bool>());
+
+  run_kernel<Silu>(isa, r, n, rows<T>(right), to, Rows<T>{nullptr, 0});
+  check_out(at::silu(right));
+  Tensor gradient = other.clone();
+  run_kernel<Silu>(isa, r, n, rows<T>(right), to, Rows<T>{gradient.data_ptr<T>(), n});
+  const Tensor sigmoid = at::sigmoid(right);
+  CHECK(relative_error(gradient, other * sigmoid * (1 + right * (1 - sigmoid))) < tolerance);
 }
 
 }  // namespace

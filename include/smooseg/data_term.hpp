@@ -19,16 +19,16 @@ struct DataTerm : torch::autograd::Function<DataTerm> {
 
   /// @param student (B,K,N). @param teacher (B,K,N). @return the sum of the cross-entropies times `weight`.
   static Tensor forward(Context* context, const Tensor& student, const Tensor& teacher, double weight) {
-    const CrossEntropy result = column_cross_entropy(student, teacher);
+    const CrossEntropy result = column_cross_entropy(student, teacher, weight);
     context->save_for_backward({result.grad});
-    context->saved_data["weight"] = weight;
     return result.losses.sum().mul_(weight);
   }
 
   static torch::autograd::variable_list backward(Context* context, torch::autograd::variable_list grads) {
     check_once_differentiable("smooseg::functional::data_term");
-    const double weight = context->saved_data["weight"].toDouble();
-    return {context->get_saved_variables()[0] * (grads[0] * weight), Tensor(), Tensor()};
+    const Tensor grad = context->get_saved_variables()[0];
+    const bool is_one = grads[0].device().is_cpu() && grads[0].item<double>() == 1;  // the usual case saves a pass
+    return {is_one ? grad : grad * grads[0], Tensor(), Tensor()};
   }
 };
 

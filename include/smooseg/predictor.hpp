@@ -13,6 +13,7 @@
 #include "smooseg/detail/autograd/unit_vectors.hpp"
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/kernels/columns.hpp"
+#include "smooseg/detail/kernels/moments.hpp"
 #include "smooseg/detail/kernels/products.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/ema.hpp"
@@ -56,14 +57,14 @@ struct CosineLogits : torch::autograd::Function<CosineLogits> {
     Tensor grad_prototypes, grad_code;
     if (context->needs_input_grad(1)) {
       const Tensor grad_unit = batched_product(unit_rows(prototypes).transpose(1, 2), grads[0]);
-      grad_code = unit_vectors_backward(code, code_scale, kEps, grad_unit);
+      grad_code = column_unit_backward(code, code_scale, kEps, grad_unit);
     }
     if (context->needs_input_grad(0)) {
-      const Tensor scaled = overwritable(grads[0]).mul_(code_scale);
-      const Tensor grad_unit = batched_product(scaled, code.transpose(1, 2)).sum(0);
-      const Tensor columns = prototypes.t().unsqueeze(0);
-      grad_prototypes =
-          unit_vectors_backward(columns, inverse_norms(columns, kEps), kEps, grad_unit.t().unsqueeze(0)).squeeze(0).t();
+      // Of the unit prototypes: the sum over all patches of the gradient times the unit code.
+      const Tensor sums =
+          sum_of_batch(patch_moments(code, grads[0], kEps, -1).product).narrow(0, 0, prototypes.size(0));
+      const Tensor columns = prototypes.t().unsqueeze(0), scale = inverse_norms(columns, kEps);
+      grad_prototypes = column_unit_backward(columns, scale, kEps, sums.t().unsqueeze(0)).squeeze(0).t();
     }
     return {grad_prototypes, grad_code};
   }
@@ -89,9 +90,7 @@ struct SoftAssignments : torch::autograd::Function<SoftAssignments> {
   static torch::autograd::variable_list backward(Context* context, torch::autograd::variable_list grads) {
     check_once_differentiable("smooseg::functional::soft_assignments");
     const Tensor assignments = context->get_saved_variables()[0];
-    const Tensor mean = column_dots(assignments, grads[0]);
-    const double temperature = context->saved_data["temperature"].toDouble();
-    return {overwritable(grads[0]).sub_(mean).mul_(assignments).div_(temperature), Tensor()};
+    return {column_softmax_backward(assignments, grads[0], context->saved_data["temperature"].toDouble()), Tensor()};
   }
 };
 

@@ -18,7 +18,6 @@
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/kernels/rows.hpp"
 #include "smooseg/detail/torch_compat.hpp"
-#include "smooseg/detail/workspace.hpp"
 
 namespace smooseg {
 
@@ -79,15 +78,7 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
     const Tensor code = has_projection(features)
                             ? project(features, masks)
                             : linear(masked(features, masks.linear)) + mlp->forward(masked(features, masks.hidden));
-    return {dropped(features, draw_mask(features, generator)), code};
-  }
-
-  /// Also gives back the memory that training keeps from one step to the next.
-  void train(bool on = true) override {
-    torch::nn::Module::train(on);
-    if (on) return;
-    hidden_.release();
-    dropped_.release();
+    return {masked(features, draw_mask(features, generator)), code};
   }
 
   ProjectorOptions options;
@@ -107,13 +98,6 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
     return mask.defined() ? x * mask.unsqueeze(2).unsqueeze(3) : x;
   }
 
-  /// `masked` for the loss, in memory kept between steps where no gradient is to pass.
-  Tensor dropped(const Tensor& x, const Tensor& mask) {
-    if (!mask.defined() || !x.device().is_cpu() || !x.is_contiguous() || x.requires_grad()) return masked(x, mask);
-    Tensor out = dropped_.take(x.sizes(), x.options());
-    return at::mul_out(out, x, mask.unsqueeze(2).unsqueeze(3));
-  }
-
   /// Whether `project` is for these features.
   bool has_projection(const Tensor& features) const {
     return detail::has_kernels(features) && linear->weight.scalar_type() == features.scalar_type() &&
@@ -124,17 +108,15 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
     const auto& hidden = *mlp->ptr<torch::nn::Conv2dImpl>(0);
     const auto& out = *mlp->ptr<torch::nn::Conv2dImpl>(2);
     const auto matrix = [](const torch::nn::Conv2dImpl& layer) { return layer.weight.flatten(1); };
-    const auto requires_grad = [](const Tensor& t) { return t.requires_grad(); };
     const auto all = parameters();
-    const bool keeps = torch::GradMode::is_enabled() &&
-                       (features.requires_grad() || std::any_of(all.begin(), all.end(), requires_grad));
+    const bool keeps =
+        torch::GradMode::is_enabled() &&
+        (features.requires_grad() || std::any_of(all.begin(), all.end(), [](auto& t) { return t.requires_grad(); }));
     const Tensor code =
-        detail::Projection::apply(features.flatten(2).contiguous(), masks, matrix(*linear), linear->bias,
-                                  matrix(hidden), hidden.bias, matrix(out), out.bias, keeps ? &hidden_ : nullptr);
+        detail::ProjectorFunction::apply(features.flatten(2).contiguous(), masks, matrix(*linear), linear->bias,
+                                         matrix(hidden), hidden.bias, matrix(out), out.bias, keeps);
     return code.unflatten(2, {features.size(2), features.size(3)});
   }
-
-  detail::Workspace hidden_, dropped_;
 };
 TORCH_MODULE(Projector);
 

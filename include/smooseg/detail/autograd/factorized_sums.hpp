@@ -43,19 +43,18 @@ struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
       parts.push_back(patch_moments(part, a.narrow(2, first, part.size(2)), options.features_eps, options.labels_eps));
     });
     const PatchMoments moments = joined(parts);
-    const WithPartners p(moments.product, moments.labels, pairing, a.size(2));
+    const WithPartners p(moments, pairing, a.size(2));
 
-    // <G_i, G_j> for j = i and i's partner, (2); likewise the others.
+    // sum_i <G_i, G_j> for j = i and for i's partner, (2); likewise of the labels and of W itself.
     const auto dot = [](const Tensor& u, const Tensor& v) {
-      return batched_product(u.flatten(1).unsqueeze(1), v.flatten(1).unsqueeze(2)).sum();
+      return batched_product(u.unsqueeze(1), v.unsqueeze(2)).sum();
     };
-    Tensor product = torch::stack({dot(p.g, p.g), dot(p.g, p.g.index_select(0, pairing))});
-    const Tensor labels = (p.s * p.s_both).sum(torch::IntArrayRef{0, 1});
-    const Tensor closeness = (p.f * p.f_both).sum(torch::IntArrayRef{0, 2});
+    const auto squares = [&](const Tensor& u) { return torch::stack({dot(u, u), dot(u, mixed(p.partners, u))}); };
+    const Tensor closeness = squares(p.f), labels = squares(p.s);
     const double pairs = static_cast<double>(a.size(0) * a.size(2)) * static_cast<double>(a.size(2));
-    Tensor g_times_m;
+    Tensor product = squares(p.g), g_times_m;
     if (options.centered) {
-      g_times_m = batched_product(p.g, p.m_both.transpose(1, 2));  // (B,K,2)
+      g_times_m = batched_product(p.g_maps, p.m_both.transpose(1, 2));  // (B,K,2)
       product = product - (g_times_m * p.s_both).sum(torch::IntArrayRef{0, 1});
     }
 
@@ -70,40 +69,47 @@ struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
   static torch::autograd::variable_list backward(Context* context, torch::autograd::variable_list grads) {
     check_once_differentiable("smooseg::SmoothnessLoss");
     const auto saved = context->get_saved_variables();
-    const Tensor &x = saved[0], &a = saved[1], &pairing = saved[2], &x_scale = saved[3], &a_scale = saved[4];
-    const Tensor& g_times_m = saved[7];
+    const Tensor &x = saved[0], &a = saved[1], &x_scale = saved[3], &a_scale = saved[4], &g_times_m = saved[7];
     const bool centered = g_times_m.defined();
-    const WithPartners p(saved[5], saved[6], pairing, a.size(2));
+    const WithPartners p({saved[5], saved[6], x_scale, a_scale}, saved[2], a.size(2));
     const auto to_sum = grads[0].unbind(1);  // of W delta, delta and W: (2) each, within and across
 
-    // sum_i <u_i, v_j> has the gradients v_j to u_i and, gathered over all whose partner j is, u_i to v_j.
-    const auto of_squares = [&](const Tensor& weights, const Tensor& u) {  // of <u_i, u_i> and <u_i, u_j>
-      return u.index_select(0, pairing).index_add_(0, pairing, u).mul_(weights[1]).addcmul_(u, weights[0], 2);
+    // w_0 sum_i <u_i, u_i> + w_1 sum_i <u_i, u_j> has the gradient (2 w_0 + w_1 (P + P^T)) u to u.
+    const Tensor itself = torch::eye(a.size(0), p.s.options());
+    const auto of_squares = [&](const Tensor& weights, const Tensor& u) {
+      return mixed(2 * weights[0] * itself + weights[1] * (p.partners + p.partners.t()), u);
     };
-    const auto own_and_partners = [&](Tensor& grad, const Tensor& of_both, int64_t dim) {
-      grad.add_(of_both.narrow(dim, 0, 1)).index_add_(0, pairing, of_both.narrow(dim, 1, 1));
+    // The gradient to s or m from those to s_both or m_both.
+    const auto own_and_partners = [&](const Tensor& of_both, int64_t dim) {
+      return of_both.select(dim, 0) + mixed(p.partners.t(), of_both.select(dim, 1));
     };
-    Tensor grad_g = of_squares(to_sum[0], p.g).neg_(), grad_s = of_squares(to_sum[1], p.s).neg_();
-    Tensor grad_f = of_squares(centered ? to_sum[2] : to_sum[2] + to_sum[0], p.f);
+    const Tensor grad_g = of_squares(-to_sum[0], p.g).view({a.size(0), a.size(1), x.size(1)});
+    Tensor grad_s = of_squares(-to_sum[1], p.s);
     if (centered) {
-      const Tensor weighted = p.s_both * to_sum[0];  // (B,K,2)
-      grad_g.add_(batched_product(weighted, p.m_both));
-      own_and_partners(grad_s, g_times_m * to_sum[0], 2);
-      own_and_partners(grad_f, batched_product(weighted.transpose(1, 2), p.g).div_(static_cast<double>(a.size(2))), 1);
+      add_batched_product(grad_g, p.s_both * to_sum[0], p.m_both);
+      grad_s += own_and_partners(g_times_m * to_sum[0], 2);
     }
 
     const double features_eps = context->saved_data["features_eps"].toDouble();
     const double labels_eps = context->saved_data["labels_eps"].toDouble();
     const bool wants_x = context->needs_input_grad(0), wants_a = context->needs_input_grad(1);
+    Tensor grad_gf;  // of G and, below it, f, which x follows from
+    if (wants_x) {
+      Tensor grad_f = of_squares(centered ? to_sum[2] : to_sum[2] + to_sum[0], p.f);
+      if (centered) {
+        const Tensor of_means = batched_product((p.s_both * to_sum[0]).transpose(1, 2), p.g_maps);  // (B,2,C)
+        grad_f += own_and_partners(of_means, 1).div_(static_cast<double>(a.size(2)));
+      }
+      grad_gf = at::cat({grad_g, grad_f.unsqueeze(1)}, 1);
+    }
     std::vector<Tensor> x_parts, a_parts;
     const auto add_part = [&](int64_t first, const Tensor& part) {
       const auto here = [&](const Tensor& t) { return t.narrow(2, first, part.size(2)); };
       if (wants_a) a_parts.push_back(batched_product(grad_g, part, here(x_scale)));
       if (!wants_x) return;
-      const Tensor left = at::cat({grad_g, grad_f}, 1).transpose(1, 2);
       const Tensor right = at::cat({here(a) * here(a_scale), torch::ones_like(here(x_scale))}, 1);
-      Tensor grad = batched_product(left, right);
-      if (features_eps >= 0) grad = unit_vectors_backward(part, here(x_scale), features_eps, grad);
+      Tensor grad = batched_product(grad_gf.transpose(1, 2), right);
+      if (features_eps >= 0) grad = column_unit_backward(part, here(x_scale), features_eps, grad);
       x_parts.push_back(grad.to(x.scalar_type()));
     };
     for_each_part(x, a.scalar_type(), context->saved_data["block_bytes"].toInt(), add_part);
@@ -112,8 +118,8 @@ struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
     };
     Tensor grad_a = together(a_parts);
     if (wants_a) {
-      grad_a.add_(grad_s);
-      if (labels_eps >= 0) grad_a = unit_vectors_backward(a, a_scale, labels_eps, grad_a);
+      const Tensor of_sums = grad_s.unsqueeze(2);
+      grad_a = labels_eps >= 0 ? column_unit_backward(a, a_scale, labels_eps, grad_a, of_sums) : grad_a.add_(of_sums);
     }
     return {together(x_parts), grad_a, Tensor(), Tensor()};
   }
@@ -121,17 +127,26 @@ struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
  private:
   /// The moments of each image i, and the small ones also of its partner j.
   struct WithPartners {
-    WithPartners(const Tensor& product, const Tensor& labels, const Tensor& pairing, int64_t patches)
-        : g(product.narrow(1, 0, labels.size(1))),
-          f(product.narrow(1, labels.size(1), 1)),
-          s(labels),
-          f_both(at::cat({f, f.index_select(0, pairing)}, 1)),
-          s_both(at::cat({s, s.index_select(0, pairing)}, 2)),
-          m_both(f_both / static_cast<double>(patches)) {}
+    WithPartners(const PatchMoments& moments, const Tensor& pairing, int64_t patches)
+        : partners(torch::zeros({pairing.size(0), pairing.size(0)}, moments.labels.options())
+                       .scatter_(1, pairing.unsqueeze(1), 1)),
+          g_maps(moments.product.narrow(1, 0, moments.labels.size(1))),
+          g(moments.product.flatten(1).narrow(1, 0, g_maps.size(1) * g_maps.size(2))),
+          f(moments.product.select(1, g_maps.size(1))),
+          s(moments.labels.flatten(1)),
+          s_both(torch::stack({s, s.index_select(0, pairing)}, 2)),
+          m_both(torch::stack({f, f.index_select(0, pairing)}, 1) / static_cast<double>(patches)) {}
 
-    Tensor g, f, s;                 // (B,K,C), (B,1,C), (B,K,1)
-    Tensor f_both, s_both, m_both;  // (B,2,C), (B,K,2), (B,2,C): of i and j
+    Tensor partners;        // P, (B,B): 1 where j is i's partner
+    Tensor g_maps, g;       // (B,K,C), and (B,K C)
+    Tensor f, s;            // (B,C), (B,K)
+    Tensor s_both, m_both;  // (B,K,2), (B,2,C): of i and j
   };
+
+  /// sum_j matrix[i,j] u_j for each image i. @param u (B,M). @return (B,M), contiguous.
+  static Tensor mixed(const Tensor& matrix, const Tensor& u) {
+    return batched_product(matrix.unsqueeze(0), u.unsqueeze(0)).squeeze(0);
+  }
 
   /// Calls f(first patch, patches in `dtype`): once where x has it, else for converted parts of at most `bytes`.
   template <class F>

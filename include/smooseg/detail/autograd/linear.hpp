@@ -36,15 +36,6 @@ inline Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias =
   return onednn_convolution(pixels, weight, bias).permute({0, 2, 3, 1}).reshape(shape);
 }
 
-/// weight x + bias, of columns x; gradients are recorded.
-/// @param weight (D,C), x (C,N), bias (D) or undefined. @return (D,N).
-inline Tensor linear_of_columns(const Tensor& weight, const Tensor& x, const Tensor& bias = {}) {
-  if (!has_onednn(x) || weight.scalar_type() != x.scalar_type() || x.numel() == 0) {
-    return bias.defined() ? at::addmm(bias.unsqueeze(1), weight, x) : at::mm(weight, x);
-  }
-  return onednn_convolution(x.reshape({1, x.size(0), 1, x.size(1)}), weight, bias).view({weight.size(0), x.size(1)});
-}
-
 /// `linear` with a layer's weight and bias.
 inline Tensor apply_linear(const torch::nn::Linear& layer, const Tensor& x) {
   return linear(x, layer->weight, layer->bias);

@@ -6,37 +6,20 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>
 
-#include <utility>
-
 #include "smooseg/detail/kernels/columns.hpp"
-#include "smooseg/detail/kernels/rows.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::detail {
 
 /// 1 / max(|x|, eps): (B,C,N) -> (B,1,N). Records no gradients.
 inline Tensor inverse_norms(const Tensor& x, double eps) {
-  const Tensor norms =
-      has_kernels(x) && has_contiguous_rows(x) ? column_dots(x, x).sqrt_() : at::norm(x, 2, {1}, /*keepdim=*/true);
+  const Tensor norms = has_columns(x) ? column_dots(x, x).sqrt_() : at::norm(x, 2, {1}, /*keepdim=*/true);
   return norms.clamp_min_(eps).reciprocal_();
-}
-
-/// The gradient to x of y = x scale, scale being its `inverse_norms`, from that to y, which may be overwritten:
-/// (g - y <y, g>) scale. Where |x| is below eps, y is linear in x: g scale.
-inline Tensor unit_vectors_backward(const Tensor& x, const Tensor& scale, double eps, Tensor grad) {
-  const Tensor along = column_dots(x, grad).mul_(scale).mul_(scale).masked_fill_(scale * eps >= 1, 0);
-  return grad.addcmul_(x, along, -1).mul_(scale);
 }
 
 /// For backward passes that no second derivative can be taken of.
 inline void check_once_differentiable(const char* function) {
   TORCH_CHECK(!torch::GradMode::is_enabled(), function, ": second derivatives (create_graph) are not supported");
-}
-
-/// A gradient that may be overwritten: itself where nobody else holds its memory, else a copy.
-inline Tensor overwritable(Tensor& grad) {
-  const bool own = grad.use_count() == 1 && grad.storage().use_count() == 1 && grad.is_non_overlapping_and_dense();
-  return own ? std::move(grad) : grad.clone();
 }
 
 struct UnitVectors : torch::autograd::Function<UnitVectors> {
@@ -54,7 +37,7 @@ struct UnitVectors : torch::autograd::Function<UnitVectors> {
     check_once_differentiable("smooseg: the gradient of unit vectors");
     const auto saved = context->get_saved_variables();
     const double eps = context->saved_data["eps"].toDouble();
-    return {unit_vectors_backward(saved[0], saved[1], eps, overwritable(grads[0])), Tensor()};
+    return {column_unit_backward(saved[0], saved[1], eps, grads[0]), Tensor()};
   }
 };
 

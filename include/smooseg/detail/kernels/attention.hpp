@@ -3,7 +3,6 @@
 // Self-attention, softmax(q k^T / sqrt(d)) v, that never holds all N x N scores.
 
 #include <ATen/Functions.h>
-#include <ATen/Parallel.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 #include <torch/types.h>
@@ -126,9 +125,10 @@ void for_heads(const Tensor& qkv, int64_t heads, Tensor& out, int64_t room, cons
   const int64_t parts = (tokens + kMostQueries - 1) / kMostQueries, count = (tokens + parts - 1) / parts;
   const In* const from = qkv.data_ptr<In>();
   In* const to = out.data_ptr<In>();
-  at::parallel_for(0, batch * heads * parts, 1, [&](int64_t begin, int64_t end) {
+  const int64_t tasks = batch * heads * parts, groups = std::min<int64_t>(tasks, 4 * at::get_num_threads());
+  parallel_for(groups, [&](int64_t group) {
     AlignedBuffer<T> buffer(static_cast<std::size_t>(room));
-    for (int64_t task = begin; task < end; ++task) {
+    for (int64_t task = group; task < tasks; task += groups) {
       const int64_t first = task % parts * count, head = task / parts % heads, b = task / parts / heads;
       const Rows<const In> q{from + b * tokens * 3 * channels + head * d, 3 * channels};
       f(std::min(count, tokens - first), q.at(first, 0), q.at(0, channels), q.at(0, 2 * channels),

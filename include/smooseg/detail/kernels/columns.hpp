@@ -37,8 +37,6 @@ SMOOSEG_INLINE void keep_greater(Wide<T, lanes>& greatest, Wide<T, lanes>& marke
 
 /// out[n] = sum_c x[c][n] y[c][n].
 struct ColumnDots {
-  static constexpr int64_t kTaskColumns = 1024;
-
   template <Isa isa, class T>
   SMOOSEG_INLINE static void run(int64_t channels, int64_t n, Rows<const T> x, Rows<const T> y, T* out) {
     constexpr int64_t kVector = kLanes<T, isa>, kTile = 8 * kVector;
@@ -70,8 +68,6 @@ struct ColumnDots {
 
 /// out = exp(scale x) over its sum, column by column.
 struct ColumnSoftmax {
-  static constexpr int64_t kTaskColumns = 1024;
-
   template <Isa isa, class T>
   SMOOSEG_INLINE static void run(int64_t rows, int64_t n, Rows<const T> x, T scale, Rows<T> out) {
     constexpr int64_t kVector = kLanes<T, isa>;
@@ -107,22 +103,20 @@ struct ColumnSoftmax {
 };
 
 /// Cross-entropy of softmax(x) against the greatest row of `teacher` (of equal ones the first), column by column, and
-/// its gradient to x.
+/// `weight` times its gradient to x.
 struct ColumnCrossEntropy {
-  static constexpr int64_t kTaskColumns = 1024;
-
   template <Isa isa, class T>
-  SMOOSEG_INLINE static void run(int64_t rows, int64_t n, Rows<const T> x, Rows<const T> teacher, T* losses,
+  SMOOSEG_INLINE static void run(int64_t rows, int64_t n, Rows<const T> x, Rows<const T> teacher, T weight, T* losses,
                                  Rows<T> grad) {
     constexpr int64_t kVector = kLanes<T, isa>;
     int64_t j = 0;
-    for (; j + kVector <= n; j += kVector) strip<kVector>(rows, j, x, teacher, losses, grad);
-    for (; j < n; ++j) strip<1>(rows, j, x, teacher, losses, grad);
+    for (; j + kVector <= n; j += kVector) strip<kVector>(rows, j, x, teacher, weight, losses, grad);
+    for (; j < n; ++j) strip<1>(rows, j, x, teacher, weight, losses, grad);
   }
 
  private:
   template <int64_t vector, class T>
-  SMOOSEG_INLINE static void strip(int64_t rows, int64_t j, Rows<const T> x, Rows<const T> teacher, T* losses,
+  SMOOSEG_INLINE static void strip(int64_t rows, int64_t j, Rows<const T> x, Rows<const T> teacher, T weight, T* losses,
                                    Rows<T> grad) {
     constexpr int lanes = vector;
     using W = Wide<T, lanes>;
@@ -143,7 +137,7 @@ struct ColumnCrossEntropy {
       sum += value;
       store(grad[k] + j, value);
     }
-    const W factor = (W{} + T{1}) / sum;
+    const W factor = (W{} + weight) / sum;
     for (int64_t k = 0; k < rows; ++k) {
       load(value, grad[k] + j);
       store(grad[k] + j, value * factor);
@@ -151,69 +145,161 @@ struct ColumnCrossEntropy {
     for (int l = 0; l < lanes; ++l) {
       const auto k = static_cast<int64_t>(label[l]);
       losses[j + l] = greatest[l] + std::log(sum[l]) - x[k][j + l];
-      grad[k][j + l] -= T{1};
+      grad[k][j + l] -= weight;
     }
   }
 };
 
+/// The gradient of y = x scale with scale = 1 / max(|x|, eps), column by column, from that to y, g, to which offset[r] is
+/// added in row r unless `offset` is null: (g - y <y, g>) scale; where |x| is below eps, y is linear in x: g scale.
+struct ColumnUnitBackward {
+  template <Isa isa, class T>
+  SMOOSEG_INLINE static void run(int64_t rows, int64_t n, Rows<const T> x, Rows<const T> g, const T* scale, T eps,
+                                 const T* offset, Rows<T> out) {
+    constexpr int64_t kVector = kLanes<T, isa>;
+    int64_t j = 0;
+    for (; j + kVector <= n; j += kVector)
+      strip<kVector>(rows, x.at(0, j), g.at(0, j), scale + j, eps, offset, out.at(0, j));
+    for (; j < n; ++j) strip<1>(rows, x.at(0, j), g.at(0, j), scale + j, eps, offset, out.at(0, j));
+  }
+
+ private:
+  template <int64_t vector, class T>
+  SMOOSEG_INLINE static void strip(int64_t rows, Rows<const T> x, Rows<const T> g, const T* scale, T eps,
+                                   const T* offset, Rows<T> out) {
+    constexpr int lanes = vector;
+    using W = Wide<T, lanes>;
+    W along = {}, factor, position, gradient;
+    const auto load_row = [&](int64_t r) SMOOSEG_INLINE_LAMBDA {
+      load(position, x[r]);
+      load(gradient, g[r]);
+      if (offset != nullptr) gradient += offset[r];
+    };
+    for (int64_t r = 0; r < rows; ++r) {
+      load_row(r);
+      along += position * gradient;
+    }
+    load(factor, scale);
+    along *= factor * factor;
+    for (int l = 0; l < lanes; ++l) along[l] = factor[l] * eps >= 1 ? 0 : along[l];
+    for (int64_t r = 0; r < rows; ++r) {
+      load_row(r);
+      store(out[r], (gradient - position * along) * factor);
+    }
+  }
+};
+
+/// The gradient of a = softmax(scale x), column by column, from that to a: scale a (g - <a, g>).
+struct ColumnSoftmaxBackward {
+  template <Isa isa, class T>
+  SMOOSEG_INLINE static void run(int64_t rows, int64_t n, Rows<const T> a, Rows<const T> g, T scale, Rows<T> out) {
+    constexpr int64_t kVector = kLanes<T, isa>;
+    int64_t j = 0;
+    for (; j + kVector <= n; j += kVector) strip<kVector>(rows, a.at(0, j), g.at(0, j), scale, out.at(0, j));
+    for (; j < n; ++j) strip<1>(rows, a.at(0, j), g.at(0, j), scale, out.at(0, j));
+  }
+
+ private:
+  template <int64_t vector, class T>
+  SMOOSEG_INLINE static void strip(int64_t rows, Rows<const T> a, Rows<const T> g, T scale, Rows<T> out) {
+    constexpr int lanes = vector;
+    Wide<T, lanes> mean = {}, value, gradient;
+    for (int64_t r = 0; r < rows; ++r) {
+      load(value, a[r]);
+      load(gradient, g[r]);
+      mean += value * gradient;
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      load(value, a[r]);
+      load(gradient, g[r]);
+      store(out[r], value * (gradient - mean) * scale);
+    }
+  }
+};
+
+/// Whether the kernels can read a map (B,R,N) column by column.
+inline bool has_columns(const Tensor& t) {
+  return has_kernels(t) && has_contiguous_rows(t);
+}
+
 /// Inner products of the columns of x and y, (B,C,N) each -> (B,1,N).
 inline Tensor column_dots(const Tensor& x, const Tensor& y) {
-  if (!has_kernels(x) || !has_kernels(y) || !has_contiguous_rows(x) || !has_contiguous_rows(y)) {
-    return (x * y).sum(1, /*keepdim=*/true);
-  }
-  Tensor out = torch::empty({x.size(0), 1, x.size(2)}, x.options());
-  with_scalar(x, [&](auto zero) {
+  if (!has_columns(x) || !has_columns(y)) return (x * y).sum(1, /*keepdim=*/true);
+  const Tensor out = torch::empty({x.size(0), 1, x.size(2)}, x.options());
+  for_columns(x, x.size(1), [&](auto zero, int64_t b, int64_t first, int64_t n) {
     using T = decltype(zero);
-    T* const to = out.data_ptr<T>();
-    for_each_task(x.size(0), x.size(2), ColumnDots::kTaskColumns, x.size(1), [&](int64_t b, int64_t first, int64_t n) {
-      run_kernel<ColumnDots>(machine_isa(), x.size(1), n, rows_of<T>(x, b).at(0, first), rows_of<T>(y, b).at(0, first),
-                             to + b * x.size(2) + first);
-    });
+    run_kernel<ColumnDots>(machine_isa(), x.size(1), n, rows_of<const T>(x, b, first), rows_of<const T>(y, b, first),
+                           rows_of<T>(out, b, first)[0]);
+  });
+  return out;
+}
+
+/// The gradient to x of y = x scale, scale (B,1,N) being 1 / max(|x|, eps) of its columns, from that to y, to which
+/// `offset` (B,C,1) is added where one is given.
+inline Tensor column_unit_backward(const Tensor& x, const Tensor& scale, double eps, const Tensor& grad,
+                                   const Tensor& offset = {}) {
+  if (!has_columns(x) || !has_columns(grad)) {
+    const Tensor g = offset.defined() ? grad + offset : grad;
+    const Tensor along = (x * g).sum(1, /*keepdim=*/true).mul_(scale).mul_(scale).masked_fill_(scale * eps >= 1, 0);
+    return at::addcmul(g, x, along, -1).mul_(scale);
+  }
+  const Tensor offsets = offset.defined() ? offset.contiguous() : offset, out = torch::empty(x.sizes(), x.options());
+  for_columns(x, 4 * x.size(1), [&](auto zero, int64_t b, int64_t first, int64_t n) {
+    using T = decltype(zero);
+    const T* const added = offsets.defined() ? offsets.data_ptr<T>() + b * x.size(1) : nullptr;
+    run_kernel<ColumnUnitBackward>(machine_isa(), x.size(1), n, rows_of<const T>(x, b, first),
+                                   rows_of<const T>(grad, b, first), rows_of<const T>(scale, b, first)[0],
+                                   static_cast<T>(eps), added, rows_of<T>(out, b, first));
   });
   return out;
 }
 
 /// softmax(x / temperature) over the columns of x (B,K,N) -> (B,K,N).
 inline Tensor column_softmax(const Tensor& x, double temperature) {
-  if (!has_kernels(x) || !has_contiguous_rows(x)) return at::softmax(x / temperature, 1);
-  Tensor out = torch::empty(x.sizes(), x.options());
-  with_scalar(x, [&](auto zero) {
+  if (!has_columns(x)) return at::softmax(x / temperature, 1);
+  const Tensor out = torch::empty(x.sizes(), x.options());
+  for_columns(x, 8 * x.size(1), [&](auto zero, int64_t b, int64_t first, int64_t n) {
     using T = decltype(zero);
-    T* const to = out.data_ptr<T>();
-    for_each_task(x.size(0), x.size(2), ColumnSoftmax::kTaskColumns, 8 * x.size(1),
-                  [&](int64_t b, int64_t first, int64_t n) {
-                    run_kernel<ColumnSoftmax>(machine_isa(), x.size(1), n, rows_of<T>(x, b).at(0, first),
-                                              static_cast<T>(1 / temperature),
-                                              Rows<T>{to + b * out.stride(0) + first, out.stride(1)});
-                  });
+    run_kernel<ColumnSoftmax>(machine_isa(), x.size(1), n, rows_of<const T>(x, b, first),
+                              static_cast<T>(1 / temperature), rows_of<T>(out, b, first));
+  });
+  return out;
+}
+
+/// The gradient to x of a = `column_softmax(x, temperature)` from that to a.
+inline Tensor column_softmax_backward(const Tensor& a, const Tensor& grad, double temperature) {
+  if (!has_columns(a) || !has_columns(grad)) {
+    return grad.sub((a * grad).sum(1, /*keepdim=*/true)).mul_(a).div_(temperature);
+  }
+  const Tensor out = torch::empty(a.sizes(), a.options());
+  for_columns(a, 4 * a.size(1), [&](auto zero, int64_t b, int64_t first, int64_t n) {
+    using T = decltype(zero);
+    run_kernel<ColumnSoftmaxBackward>(machine_isa(), a.size(1), n, rows_of<const T>(a, b, first),
+                                      rows_of<const T>(grad, b, first), static_cast<T>(1 / temperature),
+                                      rows_of<T>(out, b, first));
   });
   return out;
 }
 
 struct CrossEntropy {
   Tensor losses;  // (B,1,N)
-  Tensor grad;    // (B,K,N): softmax(x) - one_hot(label)
+  Tensor grad;    // (B,K,N): weight (softmax(x) - one_hot(label))
 };
 
-/// Cross-entropy of the columns of softmax(x) against where those of `teacher` are greatest, (B,K,N) both.
-inline CrossEntropy column_cross_entropy(const Tensor& x, const Tensor& teacher) {
-  if (!has_kernels(x) || x.scalar_type() != teacher.scalar_type() || !has_contiguous_rows(x) ||
-      !has_contiguous_rows(teacher)) {
+/// Cross-entropy of the columns of softmax(x) against where those of `teacher` are greatest, (B,K,N) both, and the
+/// gradient of `weight` times their sum.
+inline CrossEntropy column_cross_entropy(const Tensor& x, const Tensor& teacher, double weight = 1) {
+  if (!has_columns(x) || x.scalar_type() != teacher.scalar_type() || !has_contiguous_rows(teacher)) {
     const Tensor labels = teacher.argmax(1, /*keepdim=*/true), log_softmax = at::log_softmax(x, 1);
     const Tensor one = torch::full(labels.sizes(), -1, x.options());
-    return {-log_softmax.gather(1, labels), log_softmax.exp().scatter_add_(1, labels, one)};
+    return {-log_softmax.gather(1, labels), log_softmax.exp().scatter_add_(1, labels, one).mul_(weight)};
   }
-  CrossEntropy result{torch::empty({x.size(0), 1, x.size(2)}, x.options()), torch::empty(x.sizes(), x.options())};
-  with_scalar(x, [&](auto zero) {
+  const CrossEntropy result{torch::empty({x.size(0), 1, x.size(2)}, x.options()), torch::empty(x.sizes(), x.options())};
+  for_columns(x, 8 * x.size(1), [&](auto zero, int64_t b, int64_t first, int64_t n) {
     using T = decltype(zero);
-    T *const losses = result.losses.data_ptr<T>(), *const grad = result.grad.data_ptr<T>();
-    for_each_task(x.size(0), x.size(2), ColumnCrossEntropy::kTaskColumns, 8 * x.size(1),
-                  [&](int64_t b, int64_t first, int64_t n) {
-                    run_kernel<ColumnCrossEntropy>(
-                        machine_isa(), x.size(1), n, rows_of<T>(x, b).at(0, first), rows_of<T>(teacher, b).at(0, first),
-                        losses + b * x.size(2) + first,
-                        Rows<T>{grad + b * result.grad.stride(0) + first, result.grad.stride(1)});
-                  });
+    run_kernel<ColumnCrossEntropy>(machine_isa(), x.size(1), n, rows_of<const T>(x, b, first),
+                                   rows_of<const T>(teacher, b, first), static_cast<T>(weight),
+                                   rows_of<T>(result.losses, b, first)[0], rows_of<T>(result.grad, b, first));
   });
   return result;
 }

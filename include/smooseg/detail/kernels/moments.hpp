@@ -107,14 +107,18 @@ inline PatchMoments patch_moments(const Tensor& x, const Tensor& a, double x_eps
                     const int64_t task = b * tasks + first / MomentsKernel::kTaskColumns, at = b * patches + first;
                     const int64_t stride = (n + 15) / 16 * 16;  // rows that begin with a cache line
                     AlignedBuffer<T> scratch(static_cast<std::size_t>((classes + 1) * stride));
-                    run_kernel<MomentsKernel>(machine_isa(), channels, classes, n, rows_of<T>(x, b).at(0, first),
-                                              rows_of<T>(a, b).at(0, first), x_eps, a_eps, x_scale + at, a_scale + at,
+                    run_kernel<MomentsKernel>(machine_isa(), channels, classes, n, rows_of<const T>(x, b, first),
+                                              rows_of<const T>(a, b, first), x_eps, a_eps, x_scale + at, a_scale + at,
                                               Rows<T>{scratch.data(), stride},
                                               Rows<T>{products + task * (classes + 1) * channels, channels},
                                               sums + task * classes);
                   });
   });
-  const auto joined = [&](const Tensor& t) { return tasks == 1 ? t.squeeze(1) : t.sum(1); };
+  const auto joined = [&](const Tensor& t) {  // (B,tasks,M,N) -> (B,M,N)
+    if (tasks == 1) return t.squeeze(1);
+    const Tensor ones = torch::ones({1, 1, tasks}, t.options());
+    return batched_product(ones, t.flatten(2)).view({batch, t.size(2), t.size(3)});
+  };
   result.product = joined(product);
   result.labels = joined(labels);
   return result;

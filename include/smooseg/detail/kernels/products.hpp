@@ -22,19 +22,22 @@ constexpr int64_t tile_vectors(Isa isa) {
   return isa == Isa::kAvx512 ? 6 : 3;
 }
 
-/// out (M,N) = left (M,R) right (R,N), each column n times scale[n] unless `scale` is null.
+/// out (M,N) = left (M,R) right (R,N), each column n times scale[n] unless `scale` is null; added to what `out` holds if
+/// `add`, without a scale.
 struct RowProduct {
   /// Columns that a task takes: whole tiles.
   static constexpr int64_t kTaskColumns = 384;
 
   template <Isa isa, class T>
   SMOOSEG_INLINE static void run(int64_t m, int64_t reduced, int64_t n, Rows<const T> left, Rows<const T> right,
-                                 const T* scale, Rows<T> out) {
+                                 const T* scale, Rows<T> out, bool add = false) {
     constexpr int64_t kVector = kLanes<T, isa>;
     using W = Wide<T, kVector>;
-    int64_t j = panels<W, tile_vectors(isa)>(0, m, reduced, n, left, right, scale, out);
-    if (j < n && n >= kVector) return panel<W, 1>(m, reduced, n - kVector, left, right, scale, out);  // some anew
-    for (; j < n; ++j) panel<T, 1>(m, reduced, j, left, right, scale, out);
+    int64_t j = panels<W, tile_vectors(isa)>(0, m, reduced, n, left, right, scale, out, add);
+    if (j < n && n >= kVector && !add) {  // the last vector, with columns that are there already
+      return panel<W, 1>(m, reduced, n - kVector, left, right, scale, out, false);
+    }
+    for (; j < n; ++j) panel<T, 1>(m, reduced, j, left, right, scale, out, add);
   }
 
  private:
@@ -42,28 +45,30 @@ struct RowProduct {
   /// column that is left.
   template <class W, int64_t vectors, class T>
   SMOOSEG_INLINE static int64_t panels(int64_t j, int64_t m, int64_t reduced, int64_t n, Rows<const T> left,
-                                       Rows<const T> right, const T* scale, Rows<T> out) {
+                                       Rows<const T> right, const T* scale, Rows<T> out, bool add) {
     constexpr int64_t kColumns = vectors * static_cast<int64_t>(sizeof(W) / sizeof(T));
-    for (; j + kColumns <= n; j += kColumns) panel<W, vectors>(m, reduced, j, left, right, scale, out);
+    for (; j + kColumns <= n; j += kColumns) panel<W, vectors>(m, reduced, j, left, right, scale, out, add);
     if constexpr (vectors == 1) {
       return j;
     } else {
-      return panels<W, vectors * 2 / 3>(j, m, reduced, n, left, right, scale, out);
+      return panels<W, vectors * 2 / 3>(j, m, reduced, n, left, right, scale, out, add);
     }
   }
 
   /// Columns j and on, `vectors` of them; in blocks of the reduced dimension that stay in cache.
   template <class W, int64_t vectors, class T>
   SMOOSEG_INLINE static void panel(int64_t m_count, int64_t reduced, int64_t j, Rows<const T> left, Rows<const T> right,
-                                   const T* scale, Rows<T> out) {
+                                   const T* scale, Rows<T> out, bool add) {
     constexpr int64_t kBlock = 64, kVector = sizeof(W) / sizeof(T);
     for (int64_t r = 0; r < reduced; r += kBlock) {
       const int64_t block = std::min(kBlock, reduced - r);
       int64_t m = 0;
       for (; m + kTileRows <= m_count; m += kTileRows) {
-        tile<W, vectors, kTileRows>(block, left.at(m, r), right.at(r, j), out.at(m, j), r > 0, m == 0);
+        tile<W, vectors, kTileRows>(block, left.at(m, r), right.at(r, j), out.at(m, j), add || r > 0, m == 0);
       }
-      for (; m < m_count; ++m) tile<W, vectors, 1>(block, left.at(m, r), right.at(r, j), out.at(m, j), r > 0, m == 0);
+      for (; m < m_count; ++m) {
+        tile<W, vectors, 1>(block, left.at(m, r), right.at(r, j), out.at(m, j), add || r > 0, m == 0);
+      }
     }
     if (scale == nullptr) return;
     for (int64_t m = 0; m < m_count; ++m) {
@@ -111,7 +116,8 @@ struct RowProduct {
   }
 };
 
-/// out (M,N) = left (M,R) right^T, right being (N,R), each column n times scale[n] unless `scale` is null.
+/// out (M,N) = left (M,R) right^T, right being (N,R), each column n times scale[n] unless `scale` is null; added to what
+/// `out` holds if `add`, without a scale.
 struct DotProduct {
   static constexpr int64_t kTaskColumns = 96;
   /// Numbers of the reduced side in a block that stays in cache.
@@ -119,9 +125,9 @@ struct DotProduct {
 
   template <Isa isa, class T>
   SMOOSEG_INLINE static void run(int64_t m, int64_t reduced, int64_t n, Rows<const T> left, Rows<const T> right,
-                                 const T* scale, Rows<T> out) {
+                                 const T* scale, Rows<T> out, bool add = false) {
     for (int64_t r = 0; r < reduced; r += kBlock) {
-      add_block<isa>(m, r, std::min(reduced, r + kBlock), n, left, right, out, r > 0);
+      add_block<isa>(m, r, std::min(reduced, r + kBlock), n, left, right, out, add || r > 0);
     }
     if (scale == nullptr) return;
     for (int64_t i = 0; i < m; ++i) {
@@ -172,7 +178,7 @@ struct DotProduct {
     int64_t r = begin;
     for (; r + kVector <= end; r += kVector) add(r, nullptr);
     if (r < end && end >= kVector) {  // the last few, with those before them masked
-      W mask;
+      W mask = {};
       for (int64_t l = 0; l < kVector; ++l) mask[l] = l >= kVector - (end - r) ? T{1} : T{0};
       add(end - kVector, &mask);
       r = end;
@@ -205,18 +211,17 @@ inline Tensor batched_product(Tensor left, Tensor right, const Tensor& scale = {
   const int64_t batch = right.size(0), m = left.size(1), reduced = left.size(2);
   const int64_t n = right.size(columns_contiguous ? 1 : 2);
   const Tensor factors = scale.defined() ? scale.contiguous() : scale;
-  Tensor out = torch::empty({batch, m, n}, right.options());
+  const Tensor out = torch::empty({batch, m, n}, right.options());
   with_scalar(right, [&](auto zero) {
     using T = decltype(zero);
-    T* const to = out.data_ptr<T>();
     const T* const factor = factors.defined() ? factors.data_ptr<T>() : nullptr;
     const auto run = [&](auto kernel) {
       using Kernel = decltype(kernel);
       for_each_task(batch, n, Kernel::kTaskColumns, m * reduced, [&](int64_t b, int64_t first, int64_t count) {
-        const Rows<const T> x = rows_of<T>(right, b);
-        run_kernel<Kernel>(machine_isa(), m, reduced, count, rows_of<T>(left, b),
+        const Rows<const T> x = rows_of<const T>(right, b);
+        run_kernel<Kernel>(machine_isa(), m, reduced, count, rows_of<const T>(left, b),
                            columns_contiguous ? x.at(first, 0) : x.at(0, first),
-                           factor == nullptr ? factor : factor + b * n + first, Rows<T>{to + b * m * n + first, n});
+                           factor == nullptr ? factor : factor + b * n + first, rows_of<T>(out, b, first));
       });
     };
     if (columns_contiguous) {
@@ -226,6 +231,30 @@ inline Tensor batched_product(Tensor left, Tensor right, const Tensor& scale = {
     }
   });
   return out;
+}
+
+/// out (B,M,N), contiguous, += left (B,M,R) right (B,R,N).
+inline void add_batched_product(Tensor out, const Tensor& left, const Tensor& right) {
+  if (!has_kernels(out)) {
+    out.baddbmm_(left, right);
+    return;
+  }
+  const Tensor l = left.contiguous(), r = right.contiguous();
+  with_scalar(out, [&](auto zero) {
+    using T = decltype(zero);
+    for_each_task(r.size(0), r.size(2), RowProduct::kTaskColumns, l.size(1) * l.size(2),
+                  [&](int64_t b, int64_t first, int64_t count) {
+                    run_kernel<RowProduct>(machine_isa(), l.size(1), l.size(2), count, rows_of<const T>(l, b),
+                                           rows_of<const T>(r, b, first), static_cast<const T*>(nullptr),
+                                           rows_of<T>(out, b, first), true);
+                  });
+  });
+}
+
+/// The sum over dimension 0 of t (B,M,N): (M,N). Unlike LibTorch's, on the library's threads.
+inline Tensor sum_of_batch(const Tensor& t) {
+  const Tensor ones = torch::ones({1, 1, t.size(0)}, t.options());
+  return batched_product(ones, t.reshape({1, t.size(0), -1})).view({t.size(1), t.size(2)});
 }
 
 }  // namespace smooseg::detail

@@ -2,13 +2,14 @@
 
 // Running kernels (see simd.hpp) over the tensors of a batch, in parallel.
 
-#include <ATen/Parallel.h>
 #include <torch/types.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "smooseg/detail/kernels/simd.hpp"
+#include "smooseg/detail/parallel.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::detail {
@@ -39,8 +40,9 @@ void for_each_task(int64_t batch, int64_t columns, int64_t task_columns, int64_t
   constexpr int64_t kWorthAThread = 1 << 16;
   const int64_t tasks = (columns + task_columns - 1) / task_columns;
   const int64_t work = std::max<int64_t>(1, work_per_column * std::min(columns, task_columns));
-  at::parallel_for(0, batch * tasks, std::max<int64_t>(1, kWorthAThread / work), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
+  const int64_t group = std::max<int64_t>(1, kWorthAThread / work);
+  parallel_for((batch * tasks + group - 1) / group, [&](int64_t g) {
+    for (int64_t i = g * group; i < std::min(batch * tasks, (g + 1) * group); ++i) {
       const int64_t first = i % tasks * task_columns;
       f(i / tasks, first, std::min(task_columns, columns - first));
     }
@@ -54,9 +56,21 @@ void with_scalar(const Tensor& t, const F& f) {
   f(double{});
 }
 
+/// A map's entry of the batch, from one of its columns on. A map of one entry serves a whole batch.
 template <class T>
-Rows<const T> rows_of(const Tensor& t, int64_t batch) {
-  return {t.data_ptr<T>() + (t.size(0) == 1 ? 0 : batch * t.stride(0)), t.stride(1)};
+Rows<T> rows_of(const Tensor& t, int64_t batch, int64_t column = 0) {
+  return {t.data_ptr<std::remove_const_t<T>>() + (t.size(0) == 1 ? 0 : batch * t.stride(0)) + column, t.stride(1)};
+}
+
+/// Calls f(T{}, batch entry, first column, number of columns) on all threads for parts of the columns of x (B,R,N), whose
+/// numbers are of type T.
+template <class F>
+void for_columns(const Tensor& x, int64_t work_per_column, const F& f) {
+  constexpr int64_t kTaskColumns = 1024;
+  with_scalar(x, [&](auto zero) {
+    for_each_task(x.size(0), x.size(2), kTaskColumns, work_per_column,
+                  [&](int64_t b, int64_t first, int64_t n) { f(zero, b, first, n); });
+  });
 }
 
 }  // namespace smooseg::detail
