@@ -87,6 +87,29 @@ TEST_CASE("the teacher follows the student", "[ema][predictor]") {
   CHECK(predictor->student.eq(4).all().item<bool>());
   CHECK_FALSE(predictor->teacher.requires_grad());
 
+  SECTION("a predictor in half precision keeps its teacher in float32, which does not drift") {
+    predictor->to(torch::kBFloat16);
+    CHECK(predictor->student.scalar_type() == torch::kBFloat16);
+    CHECK(predictor->teacher.scalar_type() == torch::kFloat32);
+    torch::NoGradGuard no_grad;
+    predictor->student.copy_(torch::randn({3, 4}));
+    predictor->teacher.copy_(predictor->student);
+    for (int i = 0; i < 2000; ++i) predictor->update_teacher();
+    CHECK(predictor->teacher.equal(predictor->student.to(torch::kFloat32)));
+    predictor->student.mul_(2);
+    for (int i = 0; i < 100; ++i) EmaUpdater(0.998).update(predictor->teacher, predictor->student);
+    const double kept = std::pow(0.998, 100);
+    CHECK(relative_error(predictor->teacher, predictor->student.to(torch::kFloat32) * (1 - kept / 2)) < 1e-5);
+    const auto copy = std::dynamic_pointer_cast<PrototypePredictorImpl>(predictor->clone());
+    CHECK(copy->teacher.equal(predictor->teacher));
+    predictor->to(torch::kFloat64);
+    CHECK(predictor->teacher.scalar_type() == torch::kFloat64);
+  }
+  SECTION("a half precision target rounds once a step") {
+    Tensor target = torch::full({5}, 3, torch::kBFloat16);
+    for (int i = 0; i < 2000; ++i) EmaUpdater(0.998).update(target, torch::full({5}, 3));
+    CHECK(target.eq(3).all().item<bool>());
+  }
   SECTION("between modules: parameters are averaged, buffers copied") {
     torch::nn::BatchNorm1d target(2), source(2);
     {
@@ -282,155 +305,6 @@ TEST_CASE("presets", "[loss]") {
   CHECK(relative_error(sum.data, 2 * 9 * mean.data) < 1e-5);
 }
 
-TEST_CASE("projector", "[projector]") {
-  torch::manual_seed(8);
-  Projector projector(ProjectorOptions(6, 3).dropout(0.5));
-  const Tensor x = torch::randn({4, 6, 3, 5});
-
-  SECTION("evaluation: the sum of a linear map and an MLP, patch by patch") {
-    projector->eval();
-    const ProjectorOutput o = projector(x);
-    CHECK(o.features.equal(x));
-    CHECK(o.code.sizes() == torch::IntArrayRef{4, 3, 3, 5});
-    const auto p = projector->named_parameters();
-    const auto linear = [&](const std::string& name, const Tensor& v) {
-      return p[name + ".weight"].flatten(1).mv(v) + p[name + ".bias"];
-    };
-    const Tensor v = x[2].select(1, 1).select(1, 4);
-    const Tensor hidden = linear("mlp.0", v);
-    const Tensor expected = linear("linear", v) + linear("mlp.2", hidden * hidden.sigmoid());
-    CHECK(relative_error(o.code[2].select(1, 1).select(1, 4), expected) < 1e-5);
-  }
-  SECTION("training: whole channels are dropped, the rest scaled, with three different masks") {
-    const Tensor ratio = projector(x).features / x;
-    const Tensor first = ratio.flatten(2).select(2, 0);
-    CHECK((ratio - first.view({4, 6, 1, 1})).abs().max().item<double>() < 1e-6);
-    CHECK(((first == 0) | ((first - 2).abs() < 1e-6)).all().item<bool>());
-    CHECK((first == 0).any().item<bool>());
-    CHECK((first != 0).any().item<bool>());
-    // Were the code computed from the returned features, this would hold:
-    const ProjectorOutput o = projector(x);
-    projector->eval();
-    CHECK(relative_error(projector(o.features).code, o.code) > 1e-3);
-  }
-  SECTION("memory is kept from step to step, but never taken from a tensor that is still there") {
-    const auto address = [](const Tensor& t) { return t.data_ptr<float>(); };
-    const auto seeded = [&](const Tensor& input) {
-      torch::manual_seed(1);
-      return projector(input);
-    };
-    const float* const memory = address(projector(x).features);
-    const Tensor other = torch::empty_like(x);  // would lie in memory that was given back
-    CHECK(address(projector(x).features) == memory);
-    const Tensor row = seeded(x).features[1].detach(), copy = row.clone();  // a view keeps all of it
-    const Tensor held = projector(2 * x).features;
-    CHECK(address(held) != memory);
-    CHECK(row.equal(copy));
-    CHECK(address(projector(x.narrow(0, 0, 2)).features) != address(held));
-
-    // Two forward passes before their backward passes, and one backward pass twice.
-    const auto gradient = [&](const std::vector<Tensor>& sums, bool twice) {
-      projector->zero_grad();
-      for (const Tensor& sum : sums) sum.backward({}, twice);
-      if (twice) {
-        for (const Tensor& sum : sums) sum.backward();
-      }
-      return projector->mlp->ptr<torch::nn::Conv2dImpl>(0)->weight.grad().clone();
-    };
-    const auto sum_of = [&](const Tensor& input) { return seeded(input).code.square().sum(); };
-    const Tensor first = gradient({sum_of(x)}, false), second = gradient({sum_of(3 * x)}, false);
-    CHECK(relative_error(gradient({sum_of(x), sum_of(3 * x)}, false), first + second) < 1e-6);
-    CHECK(relative_error(gradient({sum_of(x), sum_of(3 * x)}, true), 2 * (first + second)) < 1e-6);
-
-    // A copy has memory of its own, and evaluation keeps none.
-    const Tensor ours = seeded(x).features, expected = ours.clone();
-    const auto clone = std::dynamic_pointer_cast<ProjectorImpl>(projector->clone());
-    CHECK(address(clone->forward(2 * x).features) != address(ours));
-    CHECK(ours.equal(expected));
-    projector->eval();
-    projector->train();
-    CHECK(address(projector(x).features) != address(ours));
-    CHECK(ours.equal(expected));
-
-    // In inference mode too, and after it.
-    {
-      const c10::InferenceMode inference;
-      CHECK(seeded(x).features.equal(expected));
-    }
-    CHECK(seeded(x).features.equal(expected));
-    CHECK(relative_error(gradient({sum_of(x)}, false), first) < 1e-6);
-  }
-  SECTION("values and gradients are those of its layers, in any dtype and layout") {
-    const auto generator = [] { return at::make_generator<at::CPUGeneratorImpl>(3); };
-    for (const torch::ScalarType dtype : {torch::kFloat64, torch::kFloat32}) {
-      for (const int64_t batch : {1, 2, 5}) {
-        for (const bool channels_last : {false, true}) {
-          INFO(c10::toString(dtype) << ", " << batch << " images" << (channels_last ? ", channels last" : ""));
-          projector->to(dtype);
-          projector->zero_grad();
-          Tensor ours = torch::randn({batch, 6, 3, 5}, dtype);
-          if (channels_last) ours = ours.contiguous(at::MemoryFormat::ChannelsLast);
-          Tensor theirs = ours.clone();
-          ours.requires_grad_();
-          theirs.requires_grad_();
-
-          at::Generator masks = generator();
-          const auto dropped = [&] {
-            return theirs * torch::empty({batch, 6, 1, 1}, dtype).bernoulli_(0.5, masks).div_(0.5);
-          };
-          const Tensor linear = projector->linear(dropped());
-          const Tensor expected = linear + projector->mlp->forward(dropped());
-          const Tensor weights = torch::randn_like(expected);
-          (expected * weights).sum().backward();
-          std::vector<Tensor> expected_gradients{theirs.grad()};
-          for (const Tensor& p : projector->parameters()) expected_gradients.push_back(p.grad().clone());
-
-          projector->zero_grad();
-          const Tensor code = projector(ours, generator()).code;
-          (code * weights).sum().backward();
-          const double tolerance = dtype == torch::kFloat64 ? 1e-13 : 1e-5;
-          CHECK(relative_error(code, expected) < tolerance);
-          std::vector<Tensor> gradients{ours.grad()};
-          for (const Tensor& p : projector->parameters()) gradients.push_back(p.grad());
-          for (std::size_t i = 0; i < gradients.size(); ++i) {
-            CHECK(relative_error(gradients[i], expected_gradients[i]) < tolerance);
-          }
-          CHECK(relative_error(projector(ours.detach(), generator()).code, expected) < tolerance);
-          const torch::NoGradGuard no_grad;
-          CHECK(relative_error(projector(ours, generator()).code, expected) < tolerance);
-        }
-      }
-    }
-  }
-  SECTION("a frozen layer gets no gradient, the others theirs") {
-    projector->linear->weight.set_requires_grad(false);
-    projector(x).code.sum().backward();
-    CHECK_FALSE(projector->linear->weight.grad().defined());
-    CHECK(projector->linear->bias.grad().allclose(torch::full({3}, 4. * 15)));
-  }
-  SECTION("far from 0 nothing overflows") {
-    projector->eval();
-    for (const double scale : {-1e4, 1e4}) {
-      CHECK(projector(x * scale).code.isfinite().all().item<bool>());
-    }
-  }
-  SECTION("autocast") {
-    const AutocastOnCpu autocast(true);
-    CHECK(projector(x).code.scalar_type() == torch::kBFloat16);
-  }
-  SECTION("masks come from the generator that is passed") {
-    const auto run = [&](uint64_t seed) { return projector(x, at::make_generator<at::CPUGeneratorImpl>(seed)).code; };
-    CHECK(run(1).equal(run(1)));
-    CHECK_FALSE(run(1).equal(run(2)));
-  }
-  SECTION("bad input") {
-    CHECK_ERROR(projector(torch::rand({1, 5, 2, 2})), "expected features of 6 channels, got (1, 5, 2, 2)");
-    CHECK_ERROR(projector(torch::rand({1, 6, 2})), "smooseg::Projector: expected features of shape (B,C,h,w)");
-    CHECK_ERROR(Projector(ProjectorOptions(6, 3).dropout(1)), "expected dropout in [0,1), got 1");
-    CHECK_ERROR(Projector(ProjectorOptions(0, 3)), "of at least 1, got 0 and 3");
-  }
-}
-
 TEST_CASE("predictor and energy refuse what does not fit", "[predictor][loss]") {
   CHECK_ERROR(PrototypePredictor(1, 4), "smooseg::PrototypePredictor: expected at least 2 classes, got 1");
   CHECK_ERROR(PrototypePredictor(3, 0), "expected embed_dim of at least 1, got 0");
@@ -442,6 +316,38 @@ TEST_CASE("predictor and energy refuse what does not fit", "[predictor][loss]") 
   EnergyLoss energy;
   CHECK_ERROR(energy(torch::rand({1, 4, 2, 2}), PrototypeLogits(), torch::zeros({1}, torch::kInt64)),
               "logits.teacher is undefined");
+}
+
+TEST_CASE("options that are changed hold from the next call on", "[loss]") {
+  torch::manual_seed(11);
+  const Tensor x = torch::randn({2, 3, 4, 4}), pairing = torch::tensor({1, 0}, torch::kInt64);
+  const PrototypeLogits logits{torch::randn({2, 5, 4, 4}), torch::randn({2, 5, 4, 4})};
+  EnergyLoss energy;
+  energy->options.temperature(0.3);
+  energy->options.smoothness().within_threshold(0.2).across_threshold(0.7);
+  EnergyLoss expected(
+      EnergyOptions().temperature(0.3).smoothness(SmoothnessOptions().within_threshold(0.2).across_threshold(0.7)));
+  CHECK(energy(x, logits, pairing).total.equal(expected(x, logits, pairing).total));
+  CHECK_FALSE(energy(x, logits, pairing).total.equal(EnergyLoss()(x, logits, pairing).total));
+
+  SECTION("a closeness of one's own") {
+    EnergyLoss gaussian(energy->options, GaussianCloseness{2});
+    const EnergyTerms e = gaussian(x, logits, pairing);
+    const Tensor a = functional::soft_assignments(logits.teacher, 0.3);
+    const auto s = functional::smoothness(x, a, pairing, energy->options.smoothness(), GaussianCloseness{2});
+    CHECK(e.total.equal(s.total() + functional::data_term(logits.student, logits.teacher)));
+    CHECK_FALSE(e.within.equal(energy(x, logits, pairing).within));
+  }
+  SECTION("what is not finite is an error where that is asked for") {
+    Tensor bad = x.clone();
+    bad[1][2][0][0] = NAN;
+    CHECK(energy(bad, logits, pairing).total.isnan().item<bool>());
+    energy->options.check_finite(true);
+    CHECK(energy(x, logits, pairing).total.isfinite().item<bool>());
+    CHECK_ERROR(energy(bad, logits, pairing), "smooseg::EnergyLoss: the energy is not finite; the features are not");
+    const PrototypeLogits infinite{logits.student / 0, logits.teacher};
+    CHECK_ERROR(energy(x, infinite, pairing), "the student's logits are not");
+  }
 }
 
 TEST_CASE("modules clone, move, save and print", "[loss][predictor][projector]") {
@@ -459,8 +365,9 @@ TEST_CASE("modules clone, move, save and print", "[loss][predictor][projector]")
   clone->update_teacher();
   CHECK_FALSE(clone->teacher.equal(predictor->teacher));
   CHECK(std::dynamic_pointer_cast<ProjectorImpl>(projector->clone())->linear->weight.equal(projector->linear->weight));
-  CHECK(std::dynamic_pointer_cast<EnergyLossImpl>(EnergyLoss(EnergyOptions::cocostuff())->clone())
-            ->smoothness->options.across_threshold() == 0.48);
+  CHECK(std::dynamic_pointer_cast<EnergyLossImpl<>>(EnergyLoss(EnergyOptions::cocostuff())->clone())
+            ->options.smoothness()
+            .across_threshold() == 0.48);
 
   predictor->to(torch::kFloat64);
   CHECK(predictor->student.scalar_type() == torch::kFloat64);

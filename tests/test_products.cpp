@@ -9,7 +9,7 @@
 
 #include "catch.hpp"
 #include "smooseg/detail/autograd/unit_vectors.hpp"
-#include "smooseg/detail/kernels/columns.hpp"
+#include "smooseg/detail/kernels/columnwise.hpp"
 #include "smooseg/detail/kernels/moments.hpp"
 #include "smooseg/detail/kernels/products.hpp"
 #include "smooseg/detail/kernels/silu.hpp"

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "catch.hpp"
+#include "smooseg/backbone/vision_transformer.hpp"
 #include "smooseg/segmenter.hpp"
 #include "support.hpp"
 
@@ -124,6 +125,32 @@ TEST_CASE("tiles cover the picture, overlap, and keep within their size", "[segm
   CHECK(backbone_of(whole).calls == 1);
   CHECK(backbone_of(tiled).calls == 4 * 3);
   CHECK(backbone_of(tiled).largest == 32 * 32);
+}
+
+TEST_CASE("labels are those of evaluation, whatever the mode", "[segmenter]") {
+  Segmenter segmenter = make();
+  const Tensor images = torch::rand({2, 3, 16, 20}), expected = segmenter->logits(images);
+  segmenter->train();
+  CHECK(segmenter->projector->is_training());
+  CHECK_FALSE(segmenter->backbone->is_training());
+  CHECK(segmenter->logits(images).equal(expected));
+}
+
+TEST_CASE("a segmenter can be cloned where its backbone can", "[segmenter]") {
+  CHECK_ERROR(make()->clone(), "has no clone(): derive it from smooseg::backbone::CloneableBackbone");
+  const auto backbone =
+      std::make_shared<backbone::VisionTransformerImpl>(backbone::VisionTransformerOptions(4, 6, 1, 2).image_size(16));
+  Segmenter segmenter(backbone, Projector(6, 5), PrototypePredictor(4, 5), SegmenterOptions().flip(true));
+  segmenter->eval();
+  const auto clone = std::dynamic_pointer_cast<SegmenterImpl>(segmenter->clone());
+  const Tensor images = torch::rand({1, 3, 16, 16}), expected = segmenter->logits(images);
+  CHECK(clone->options.flip());
+  CHECK_FALSE(clone->is_training());
+  {
+    const torch::NoGradGuard no_grad;
+    for (const Tensor& p : segmenter->parameters()) p.zero_();
+  }
+  CHECK(clone->logits(images).equal(expected));
 }
 
 TEST_CASE("the segmenter refuses what does not fit", "[segmenter]") {

@@ -82,6 +82,16 @@ Tensor pairing_of(std::vector<int64_t> partners) {
   return torch::tensor(partners, torch::kInt64);
 }
 
+/// Policies that return what they are told.
+struct Returning {
+  Tensor result;
+  Tensor embed(const Tensor&) const { return result; }
+};
+struct ReturningPairs {
+  Tensor result;
+  Tensor pairwise(const Tensor&, const Tensor&) const { return result; }
+};
+
 }  // namespace
 
 TEST_CASE("closeness by hand", "[closeness]") {
@@ -299,6 +309,17 @@ TEST_CASE("policies of one's own", "[smoothness]") {
   check(SmoothnessLoss<GaussianCloseness>(options, gaussian), 1.5, 0);
   check(SmoothnessLoss<BilateralCloseness>(options, bilateral), 2.5, 1 / (1.25 * 1.25));
 
+  // What a policy returns is checked, never broadcast.
+  const auto refuses = [&](auto closeness, const char* text) {
+    CHECK_ERROR(functional::smoothness(x, a, pairing, {}, closeness), text);
+  };
+  refuses(Returning{torch::rand({2, 4, 1}, kDouble)},
+          "expected a policy's `embed` to return sizes [2, -1, 9] (-1: any) of Double, got (2, 4, 1) of Double");
+  refuses(Returning{torch::rand({2, 4, 9})}, "of Double, got (2, 4, 9) of Float");
+  refuses(Returning{Tensor()}, "got undefined");
+  refuses(ReturningPairs{torch::rand({9, 9}, kDouble)}, "`pairwise` to return sizes [1, 9, 9]");
+  refuses(ReturningPairs{torch::rand({1, 9, 1}, kDouble)}, "got (1, 9, 1)");
+
   CHECK_ERROR(SmoothnessLoss<GaussianCloseness>(SmoothnessOptions().evaluation(Evaluation::kFactorized)),
               "factorised evaluation needs policies that are inner products");
 }
@@ -498,7 +519,7 @@ TEST_CASE("the smoothness term refuses what does not fit", "[smoothness]") {
   SmoothnessLoss loss;
   const Tensor x = torch::rand({2, 3, 4, 4}), a = torch::rand({2, 5, 4, 4}), pairing = pairing_of({1, 0});
   CHECK_ERROR(loss(x, torch::rand({2, 5, 4, 3}), pairing),
-              "smooseg::SmoothnessLoss: expected features (B,C,...) and assignments (B,K,...) of equal batch and "
+              "smooseg::functional::smoothness: expected features (B,C,...) and assignments (B,K,...) of equal batch and "
               "patches, got (2, 3, 4, 4) and (2, 5, 4, 3)");
   CHECK_ERROR(loss(x, a.narrow(0, 0, 1), pairing), "got (2, 3, 4, 4) and (1, 5, 4, 4)");
   CHECK_ERROR(loss(x, a, pairing_of({0, 1, 0})), "expected pairing of shape (2) and dtype Long, got (3) and Long");

@@ -11,26 +11,20 @@
 #include "smooseg/detail/autograd/unit_vectors.hpp"
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/options.hpp"
 
 namespace smooseg {
 
-/// What is subtracted from the raw closeness W of two images' patches (the text after Eq. 2).
-enum class Centering {
-  kNone,         ///< W as it is.
-  kRow,          ///< W[p,q] - mean_q W[p,q]: the paper's form.
-  kRowKeepMean,  ///< As `kRow`, plus the mean of the whole raw W (over batch and pairs): the published program's form.
-};
-
 struct ClosenessOptions {
   TORCH_ARG(Centering, centering) = Centering::kRowKeepMean;
-  /// Lower bound of a vector's norm in the division; a zero vector is close to nothing.
-  TORCH_ARG(double, eps) = 1e-10;
+  /// Lower bound of a vector's norm in the division.
+  TORCH_ARG(double, eps) = kNormEps;
 };
 
 /// Eq. 2 as a policy of `SmoothnessLoss`: closeness is the cosine of two feature vectors, that is, the inner product of
 /// the embeddings x / |x|. A policy with `embed` is evaluated in linear time (factorised).
 struct CosineCloseness {
-  double eps = 1e-10;
+  double eps = kNormEps;
 
   /// @param x (B,C,N). @return (B,C,N) unit vectors along dimension 1.
   Tensor embed(const Tensor& x) const { return detail::UnitVectors::apply(x, eps); }

@@ -6,7 +6,7 @@
 
 #include "smooseg/detail/autograd/unit_vectors.hpp"
 #include "smooseg/detail/check.hpp"
-#include "smooseg/detail/kernels/columns.hpp"
+#include "smooseg/detail/kernels/columnwise.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/smoothness.hpp"
 

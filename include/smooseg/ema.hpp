@@ -18,12 +18,15 @@ class EmaUpdater {
 
   double momentum() const { return momentum_; }
 
-  /// Moves `target` in place. @throws c10::Error if the shapes differ.
+  /// Moves `target` in place, rounding once to its dtype. A target in half precision does not feel steps below its
+  /// resolution: keep averages in float32. @throws c10::Error if the shapes differ.
   void update(Tensor target, const Tensor& source) const {
     TORCH_CHECK(target.sizes() == source.sizes(), "smooseg::EmaUpdater: expected a source of the target's shape ",
                 detail::shape_of(target), ", got ", detail::shape_of(source));
     torch::NoGradGuard no_grad;
-    target.mul_(momentum_).add_(source.to(target.options()), 1 - momentum_);
+    const auto wide = target.options().dtype(at::promote_types(torch::kFloat32, target.scalar_type()));
+    // lerp moves by a difference, so that equal numbers stay as they are.
+    target.copy_(at::lerp(target.to(wide), source.to(wide), 1 - momentum_));
   }
 
   /// Moves every parameter of `target` towards the one of the same name; buffers (running statistics) are copied.

@@ -23,6 +23,8 @@ struct EnergyOptions {
   TORCH_ARG(SmoothnessOptions, smoothness);
   /// tau of Eq. 5, the teacher's softmax temperature.
   TORCH_ARG(double, temperature) = 0.1;
+  /// Whether an energy that is not finite is an error that names the input at fault. Waits for the device.
+  TORCH_ARG(bool, check_finite) = false;
 
  public:
   /// The equations as printed: rows centred, sums over batch and pairs.
@@ -49,17 +51,20 @@ struct EnergyTerms {
 
 /// Eq. 7, the energy that training minimises: smoothness of the teacher's assignments plus the data term. With logits
 /// from a `PrototypePredictor`, the smoothness term's gradient reaches the code and the data term's the student's
-/// prototypes, and nothing else.
-class EnergyLossImpl : public torch::nn::Cloneable<EnergyLossImpl> {
+/// prototypes, and nothing else. `EnergyLoss<>` is the paper's; other policies are those of `functional::smoothness`.
+/// All options may be changed at any time and hold from the next call on.
+template <class Closeness = CosineCloseness, class Penalty = CosinePenalty>
+class EnergyLossImpl : public torch::nn::Cloneable<EnergyLossImpl<Closeness, Penalty>> {
  public:
   /// @throws c10::Error if the temperature is not positive.
-  explicit EnergyLossImpl(const EnergyOptions& options = {}) : options(options) {
+  explicit EnergyLossImpl(const EnergyOptions& options = {}, Closeness closeness = {}, Penalty penalty = {})
+      : options(options), closeness_(std::move(closeness)), penalty_(std::move(penalty)) {
     TORCH_CHECK(options.temperature() > 0, "smooseg::EnergyLoss: expected temperature > 0, got ",
                 options.temperature());
-    reset();
+    detail::check_options<Closeness, Penalty>(options.smoothness(), "smooseg::EnergyLoss");
   }
 
-  void reset() override { smoothness = register_module("smoothness", SmoothnessLoss<>(options.smoothness())); }
+  void reset() override {}
 
   void pretty_print(std::ostream& stream) const override {
     stream << "smooseg::EnergyLoss(temperature=" << options.temperature() << ")";
@@ -67,18 +72,48 @@ class EnergyLossImpl : public torch::nn::Cloneable<EnergyLossImpl> {
 
   /// @param features x of Eq. 2, (B,C,...), floating. @param logits (B,K,...) of the same patches.
   /// @param pairing (B) int64: image i is compared with image pairing[i].
-  /// @throws c10::Error for shapes, dtypes or devices that do not fit.
+  /// @throws c10::Error for shapes, dtypes or devices that do not fit, and as the options say.
   EnergyTerms forward(const Tensor& features, const PrototypeLogits& logits, const Tensor& pairing) {
     detail::check_map(logits.teacher, "smooseg::EnergyLoss", "logits.teacher", "(B,K,...)");
     const Tensor assignments = functional::soft_assignments(logits.teacher, options.temperature());
-    const SmoothnessTerms s = smoothness(features, assignments, pairing);
+    const SmoothnessTerms s =
+        functional::smoothness(features, assignments, pairing, options.smoothness(), closeness_, penalty_);
     const Tensor data = functional::data_term(logits.student, logits.teacher, options.smoothness().reduction());
-    return {s.total() + data, s.within, s.across, data, s.within_penalty_mean, s.across_penalty_mean};
+    const Tensor total = s.total() + data;
+    if (options.check_finite()) check_finite(total, features, logits);
+    return {total, s.within, s.across, data, s.within_penalty_mean, s.across_penalty_mean};
   }
 
   EnergyOptions options;
-  SmoothnessLoss<> smoothness{nullptr};
+
+ private:
+  static void check_finite(const Tensor& total, const Tensor& features, const PrototypeLogits& logits) {
+    const auto is_finite = [](const Tensor& t) { return t.isfinite().all().template item<bool>(); };
+    if (is_finite(total)) return;
+    const char* const at_fault = !is_finite(features)         ? "the features are not"
+                                 : !is_finite(logits.teacher) ? "the teacher's logits are not"
+                                 : !is_finite(logits.student) ? "the student's logits are not"
+                                                              : "the inputs are: their scale overflows";
+    TORCH_CHECK(false, "smooseg::EnergyLoss: the energy is not finite; ", at_fault);
+  }
+
+  Closeness closeness_;
+  Penalty penalty_;
 };
-TORCH_MODULE(EnergyLoss);
+
+/// Holder of `EnergyLossImpl`; `EnergyLoss energy(options)` is the paper's, `EnergyLoss energy(options, closeness)` has a
+/// closeness of one's own.
+template <class Closeness = CosineCloseness, class Penalty = CosinePenalty>
+class EnergyLoss : public torch::nn::ModuleHolder<EnergyLossImpl<Closeness, Penalty>> {
+ public:
+  using torch::nn::ModuleHolder<EnergyLossImpl<Closeness, Penalty>>::ModuleHolder;
+};
+
+EnergyLoss()->EnergyLoss<>;
+EnergyLoss(EnergyOptions)->EnergyLoss<>;
+template <class Closeness>
+EnergyLoss(EnergyOptions, Closeness) -> EnergyLoss<Closeness>;
+template <class Closeness, class Penalty>
+EnergyLoss(EnergyOptions, Closeness, Penalty) -> EnergyLoss<Closeness, Penalty>;
 
 }  // namespace smooseg

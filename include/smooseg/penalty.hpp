@@ -19,7 +19,7 @@ namespace smooseg {
 /// Eq. 3 as a policy of `SmoothnessLoss`: the penalty is 1 - cos(a_p, a_q), one minus the inner product of the
 /// embeddings a / |a|.
 struct CosinePenalty {
-  double eps = 1e-10;
+  double eps = kNormEps;
 
   /// @param a (B,K,N). @return (B,K,N) unit vectors along dimension 1.
   Tensor embed(const Tensor& a) const { return detail::UnitVectors::apply(a, eps); }

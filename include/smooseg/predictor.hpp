@@ -12,11 +12,12 @@
 
 #include "smooseg/detail/autograd/unit_vectors.hpp"
 #include "smooseg/detail/check.hpp"
-#include "smooseg/detail/kernels/columns.hpp"
+#include "smooseg/detail/kernels/columnwise.hpp"
 #include "smooseg/detail/kernels/moments.hpp"
 #include "smooseg/detail/kernels/products.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/ema.hpp"
+#include "smooseg/options.hpp"
 
 namespace smooseg {
 
@@ -41,11 +42,10 @@ namespace detail {
 /// Cosines of prototypes and codes with one product each way, and no normalised copy of the code.
 struct CosineLogits : torch::autograd::Function<CosineLogits> {
   using Context = torch::autograd::AutogradContext;
-  static constexpr double kEps = 1e-10;
 
   /// @param prototypes (K,D). @param code (B,D,N), of the same dtype. @return (B,K,N).
   static Tensor forward(Context* context, const Tensor& prototypes, const Tensor& code) {
-    const Tensor code_scale = inverse_norms(code, kEps);
+    const Tensor code_scale = inverse_norms(code, kNormEps);
     context->save_for_backward({prototypes, code, code_scale});
     return batched_product(unit_rows(prototypes), code, code_scale);
   }
@@ -57,14 +57,14 @@ struct CosineLogits : torch::autograd::Function<CosineLogits> {
     Tensor grad_prototypes, grad_code;
     if (context->needs_input_grad(1)) {
       const Tensor grad_unit = batched_product(unit_rows(prototypes).transpose(1, 2), grads[0]);
-      grad_code = column_unit_backward(code, code_scale, kEps, grad_unit);
+      grad_code = column_unit_backward(code, code_scale, kNormEps, grad_unit);
     }
     if (context->needs_input_grad(0)) {
       // Of the unit prototypes: the sum over all patches of the gradient times the unit code.
       const Tensor sums =
-          sum_of_batch(patch_moments(code, grads[0], kEps, -1).product).narrow(0, 0, prototypes.size(0));
-      const Tensor columns = prototypes.t().unsqueeze(0), scale = inverse_norms(columns, kEps);
-      grad_prototypes = column_unit_backward(columns, scale, kEps, sums.t().unsqueeze(0)).squeeze(0).t();
+          sum_of_batch(patch_moments(code, grads[0], kNormEps, -1).product).narrow(0, 0, prototypes.size(0));
+      const Tensor columns = prototypes.t().unsqueeze(0), scale = inverse_norms(columns, kNormEps);
+      grad_prototypes = column_unit_backward(columns, scale, kNormEps, sums.t().unsqueeze(0)).squeeze(0).t();
     }
     return {grad_prototypes, grad_code};
   }
@@ -72,7 +72,7 @@ struct CosineLogits : torch::autograd::Function<CosineLogits> {
  private:
   /// (K,D) -> (1,K,D), each row of length 1.
   static Tensor unit_rows(const Tensor& prototypes) {
-    return (prototypes * inverse_norms(prototypes.t().unsqueeze(0), kEps).squeeze(0).t()).unsqueeze(0);
+    return (prototypes * inverse_norms(prototypes.t().unsqueeze(0), kNormEps).squeeze(0).t()).unsqueeze(0);
   }
 };
 
@@ -153,8 +153,19 @@ class PrototypePredictorImpl : public torch::nn::Cloneable<PrototypePredictorImp
 
   void reset() override {
     student = register_parameter("student", torch::randn({options.num_classes(), options.embed_dim()}));
-    teacher = register_buffer("teacher", student.detach().clone());
+    const auto dtype = at::promote_types(torch::kFloat32, student.scalar_type());
+    teacher = register_buffer("teacher", student.detach().to(dtype, /*non_blocking=*/false, /*copy=*/true));
   }
+
+  /// As `torch::nn::Module::to`, but the teacher stays in float32 at least: in half precision its small steps would be
+  /// rounded away.
+  void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false) override {
+    const Tensor kept = teacher.detach();
+    Module::to(device, dtype, non_blocking);
+    teacher.set_data(kept.to(device, at::promote_types(torch::kFloat32, dtype), non_blocking));
+  }
+  void to(torch::Dtype dtype, bool non_blocking = false) override { to(teacher.device(), dtype, non_blocking); }
+  void to(torch::Device device, bool non_blocking = false) override { Module::to(device, non_blocking); }
 
   void pretty_print(std::ostream& stream) const override {
     stream << "smooseg::PrototypePredictor(num_classes=" << options.num_classes()
@@ -172,7 +183,7 @@ class PrototypePredictorImpl : public torch::nn::Cloneable<PrototypePredictorImp
 
   PrototypePredictorOptions options;
   Tensor student;  ///< (K,D), learned.
-  Tensor teacher;  ///< (K,D), a buffer.
+  Tensor teacher;  ///< (K,D), a buffer, of at least float32.
 };
 TORCH_MODULE(PrototypePredictor);
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/arg.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/activation.h>
@@ -66,19 +65,20 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
            << ", dropout=" << options.dropout() << ")";
   }
 
-  /// @param features (B,C,h,w), floating, of the parameters' dtype and device.
+  /// @param features (B,C,h,w), of the parameters' dtype and device; half precision on the CPU only under autocast.
   /// @param generator source of the dropout masks, on the features' device; the default one where none is given.
-  /// @throws c10::Error for other shapes.
+  /// @throws c10::Error for other shapes, dtypes or devices.
   ProjectorOutput forward(const Tensor& features, std::optional<at::Generator> generator = {}) {
-    constexpr auto kName = "smooseg::Projector";
-    detail::check_map(features, kName, "features", "(B,C,h,w)", 4);
-    TORCH_CHECK(features.size(1) == options.in_channels(), kName, ": expected features of ", options.in_channels(),
-                " channels, got ", detail::shape_of(features));
+    check(features, "smooseg::Projector");
     const detail::ChannelMasks masks{draw_mask(features, generator), draw_mask(features, generator)};
-    const Tensor code = has_projection(features)
-                            ? project(features, masks)
-                            : linear(masked(features, masks.linear)) + mlp->forward(masked(features, masks.hidden));
-    return {masked(features, draw_mask(features, generator)), code};
+    const Tensor z = project(features, masks);
+    return {masked(features, draw_mask(features, generator)), z};
+  }
+
+  /// z alone and without dropout, whatever the module's mode. @param features as `forward`.
+  Tensor code(const Tensor& features) {
+    check(features, "smooseg::Projector::code");
+    return project(features, {});
   }
 
   ProjectorOptions options;
@@ -98,13 +98,23 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
     return mask.defined() ? x * mask.unsqueeze(2).unsqueeze(3) : x;
   }
 
-  /// Whether `project` is for these features.
-  bool has_projection(const Tensor& features) const {
-    return detail::has_kernels(features) && linear->weight.scalar_type() == features.scalar_type() &&
-           c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutocastCPU);
+  void check(const Tensor& features, const char* function) const {
+    detail::check_map(features, function, "features", "(B,C,h,w)", 4);
+    TORCH_CHECK(features.size(1) == options.in_channels(), function, ": expected features of ", options.in_channels(),
+                " channels, got ", detail::shape_of(features));
+    detail::check_same_device(features, linear->weight, function, "features", "parameters");
+    if (detail::is_autocast(features)) return;
+    const auto dtype = features.scalar_type(), own = linear->weight.scalar_type();
+    TORCH_CHECK(dtype == own, function, ": expected features of the parameters' dtype ", own, ", got ", dtype,
+                "; convert one of them with to()");
+    TORCH_CHECK(!features.device().is_cpu() || dtype != torch::kHalf, function,
+                ": half precision is not for the CPU: expected Float, Double or BFloat16, got Half");
   }
 
   Tensor project(const Tensor& features, const detail::ChannelMasks& masks) {
+    if (!detail::has_kernels(features) || detail::is_autocast(features)) {
+      return linear(masked(features, masks.linear)) + mlp->forward(masked(features, masks.hidden));
+    }
     const auto& hidden = *mlp->ptr<torch::nn::Conv2dImpl>(0);
     const auto& out = *mlp->ptr<torch::nn::Conv2dImpl>(2);
     const auto matrix = [](const torch::nn::Conv2dImpl& layer) { return layer.weight.flatten(1); };

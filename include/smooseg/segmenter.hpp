@@ -57,10 +57,18 @@ struct AxisSamples {
   }
 };
 
+/// A module's deep copy, of its own type.
+template <class Module>
+std::shared_ptr<Module> clone_of(const Module& module, const OptionalDevice& device) {
+  return std::dynamic_pointer_cast<Module>(module.clone(device));
+}
+
 }  // namespace detail
 
 /// Backbone, projector and predictor as one: pictures in, labels out. Pictures may have any size of at least a patch:
 /// they are padded to whole patches by repeating the border, and large ones cut into tiles where the backbone needs it.
+/// Its labels are those of evaluation, without dropout, whatever the mode of its parts; the backbone, which is frozen, is
+/// kept in evaluation mode.
 class SegmenterImpl : public torch::nn::Module {
  public:
   /// @throws c10::Error if the parts do not fit each other or the tile holds no patch.
@@ -82,9 +90,24 @@ class SegmenterImpl : public torch::nn::Module {
     TORCH_CHECK(options.overlap() >= 0 && options.tile() / p > (options.overlap() + p - 1) / p, kName,
                 ": expected a tile of more pixels than the overlap plus a patch of ", p, ", got ", options.tile(),
                 " and ", options.overlap());
+    this->backbone->eval();
     register_module("backbone", this->backbone);
     register_module("projector", this->projector);
     register_module("predictor", this->predictor);
+  }
+
+  void train(bool on = true) override {
+    torch::nn::Module::train(on);
+    backbone->eval();
+  }
+
+  /// A deep copy, if the backbone can be cloned: those that derive from `backbone::CloneableBackbone` can.
+  std::shared_ptr<torch::nn::Module> clone(const detail::OptionalDevice& device = {}) const override {
+    const auto copy = std::make_shared<SegmenterImpl>(
+        detail::clone_of(*backbone, device), Projector(detail::clone_of(*projector, device)),
+        PrototypePredictor(detail::clone_of(*predictor, device)), options);
+    copy->train(is_training());
+    return copy;
   }
 
   /// The code z of a picture.
@@ -169,16 +192,16 @@ class SegmenterImpl : public torch::nn::Module {
   /// @param images H and W multiples of the patch.
   Tensor tiled_code(const Tensor& images) {
     const int64_t p = backbone->patch_size(), height = images.size(2) / p, width = images.size(3) / p;
-    if (backbone->takes_whole_pictures()) return projector(backbone->features(images)).code;
+    if (backbone->takes_whole_pictures()) return projector->code(backbone->features(images));
     const int64_t size = options.tile() / p, overlap = (options.overlap() + p - 1) / p;
     const auto rows = detail::tile_spans(height, size, overlap), columns = detail::tile_spans(width, size, overlap);
-    if (rows.size() == 1 && columns.size() == 1) return projector(backbone->features(images)).code;
+    if (rows.size() == 1 && columns.size() == 1) return projector->code(backbone->features(images));
     Tensor result;
     for (const auto& r : rows) {
       for (const auto& c : columns) {
         const Tensor tile =
             images.narrow(2, r.start * p, std::min(size, height) * p).narrow(3, c.start * p, std::min(size, width) * p);
-        const Tensor z = projector(backbone->features(tile.contiguous())).code;
+        const Tensor z = projector->code(backbone->features(tile.contiguous()));
         if (!result.defined()) result = torch::empty({z.size(0), z.size(1), height, width}, z.options());
         const auto kept = [&](const Tensor& t, int64_t row, int64_t column) {
           return t.narrow(2, row, r.keep_end - r.keep_begin).narrow(3, column, c.keep_end - c.keep_begin);

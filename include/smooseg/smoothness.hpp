@@ -15,21 +15,11 @@
 #include "smooseg/detail/autograd/factorized_sums.hpp"
 #include "smooseg/detail/autograd/pairwise_sums.hpp"
 #include "smooseg/detail/check.hpp"
-#include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/options.hpp"
 #include "smooseg/pairing.hpp"
 #include "smooseg/penalty.hpp"
 
 namespace smooseg {
-
-/// How Eq. 4 is evaluated. Both give the same value and gradient to rounding.
-enum class Evaluation {
-  kAuto,        ///< Factorised where both policies are inner products of embeddings, else pairwise.
-  kFactorized,  ///< O(N C K) time, no N x N matrix.
-  kPairwise,    ///< O(N^2 (C + K)) time, in blocks of bounded memory; for any policy.
-};
-
-/// Whether Eq. 4 sums over batch and pairs (the paper) or averages (the published program).
-enum class Reduction { kMean, kSum };
 
 struct SmoothnessOptions {
   /// b of the pairs within an image: closer patches than this are pulled together, others pushed apart.
@@ -65,27 +55,106 @@ double normalizing_eps(const Policy& policy) {
   return -1;
 }
 
+template <class Closeness, class Penalty>
+constexpr bool kFactorizes = HasEmbed<Closeness>::value&& HasEmbed<Penalty>::value;
+
+template <class Closeness, class Penalty>
+void check_options(const SmoothnessOptions& options, const char* function) {
+  TORCH_CHECK((kFactorizes<Closeness, Penalty>) || options.evaluation() != Evaluation::kFactorized, function,
+              ": factorised evaluation needs policies that are inner products of embeddings (with `embed`)");
+  TORCH_CHECK(options.block_bytes() > 0, function, ": expected block_bytes > 0, got ", options.block_bytes());
+}
+
+/// The sums of Eq. 4 over all pairs of patches.
+/// @param features (B,C,...). @param a (B,K,N), of the dtype to compute in. @param partners checked.
+/// @return (2,3), within and across: the sums of W delta (W centred), of delta and of raw W.
+template <class Closeness, class Penalty>
+Tensor pair_sums(const Tensor& features, Tensor a, const Tensor& partners, const SmoothnessOptions& options,
+                 const Closeness& closeness, const Penalty& penalty) {
+  const auto dtype = a.scalar_type();
+  const bool centered = options.centering() != Centering::kNone;
+  Tensor x = features;
+  if constexpr (HasPrepare<Closeness>::value) {
+    x = closeness.prepare(x.to(dtype));
+    auto expected = features.sizes().vec();
+    expected[1] = -1;
+    check_policy(x, "prepare", expected, dtype);
+  }
+  x = x.flatten(2);
+  if constexpr (kFactorizes<Closeness, Penalty>) {
+    if (options.evaluation() != Evaluation::kPairwise) {
+      const double x_eps = normalizing_eps(closeness), a_eps = normalizing_eps(penalty);
+      if (x_eps < 0) x = embedded(closeness, x.to(dtype));
+      if (a_eps < 0) a = embedded(penalty, a);
+      return FactorizedSums::apply(x, a, partners,
+                                   FactorizedSums::Options{x_eps, a_eps, centered, options.block_bytes()});
+    }
+  }
+  using Plan = PairwisePlan<Closeness, Penalty>;
+  return PairwiseSums<Closeness, Penalty>::apply(
+      x.to(dtype), a, partners, c10::make_intrusive<Plan>(closeness, penalty, centered, options.block_bytes()));
+}
+
 }  // namespace detail
+
+namespace functional {
 
 /// Eq. 4, the smoothness term: close patches with different labels cost, far ones earn.
 ///
 ///     within = sum_{i,p,q} (Wc_ii[p,q] - b_within) delta_ii[p,q],   across likewise for image i and its partner.
 ///
 /// A policy gives `embed` ((B,C,N) -> (B,D,N), the quantity being an inner product of embeddings; for the penalty, one
-/// minus it), or `pairwise` ((1,C,P), (1,C,Q) -> (1,P,Q)), which is evaluated in blocks. A closeness that needs to see
-/// whole maps, say to add the patches' places, has `prepare` ((B,C,...) -> (B,C',...)) besides.
+/// minus it), or `pairwise` ((1,C,P), (1,C,Q) -> (1,P,Q)), which is evaluated in blocks; both const and of the dtype
+/// that they are given. A closeness that needs to see whole maps, say to add the patches' places, also has `prepare`
+/// ((B,C,...) -> (B,C',...)).
+/// @param features x, (B,C,...), floating; needs no gradient, but gets one where it asks for it. A value that is not
+///   finite makes every term NaN (see `EnergyOptions::check_finite`).
+/// @param assignments a, (B,K,...), floating, soft assignments of the same patches.
+/// @param pairing (B) int64, image i is compared with image pairing[i] (see `functional::random_pairing`).
+/// @return scalars in float32 (float64 if an input is). Half precision inputs are summed in float32, also under
+///   autocast.
+/// @throws c10::Error for shapes, dtypes or devices that do not fit, those that a policy returns among them, or
+///   factorised evaluation of policies that have no `embed`.
+template <class Closeness = CosineCloseness, class Penalty = CosinePenalty>
+SmoothnessTerms smoothness(const Tensor& features, const Tensor& assignments, const Tensor& pairing,
+                           const SmoothnessOptions& options = {}, const Closeness& closeness = {},
+                           const Penalty& penalty = {}) {
+  constexpr auto kName = "smooseg::functional::smoothness";
+  detail::check_options<Closeness, Penalty>(options, kName);
+  detail::check_map(features, kName, "features", "(B,C,...)");
+  detail::check_map(assignments, kName, "assignments", "(B,K,...)");
+  detail::check_same_device(features, assignments, kName, "features", "assignments");
+  TORCH_CHECK(features.size(0) == assignments.size(0) && features.sizes().slice(2) == assignments.sizes().slice(2),
+              kName, ": expected features (B,C,...) and assignments (B,K,...) of equal batch and patches, got ",
+              detail::shape_of(features), " and ", detail::shape_of(assignments));
+  const Tensor partners = detail::checked_pairing(pairing, features.size(0), features.device(), kName);
+
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const bool wide = features.scalar_type() == torch::kFloat64 || assignments.scalar_type() == torch::kFloat64;
+  const Tensor a = assignments.flatten(2).to(wide ? torch::kFloat64 : torch::kFloat32);
+  const Tensor sums = detail::pair_sums(features, a, partners, options, closeness, penalty);
+  const double pairs = static_cast<double>(a.size(0) * a.size(2)) * static_cast<double>(a.size(2));
+  // sum (Wc - b) delta; adding the mean of W back to Wc only shifts b.
+  const auto energy = [&](const Tensor& of, double threshold) {
+    const Tensor weighted = of[0], delta = of[1], raw = of[2];
+    const Tensor sum = options.centering() == Centering::kRowKeepMean ? weighted + (raw / pairs - threshold) * delta
+                                                                      : weighted - threshold * delta;
+    return options.reduction() == Reduction::kMean ? sum / pairs : sum;
+  };
+  return {energy(sums[0], options.within_threshold()), energy(sums[1], options.across_threshold()), sums[0][1] / pairs,
+          sums[1][1] / pairs};
+}
+
+}  // namespace functional
+
+/// `functional::smoothness` as a module. Its options may be changed at any time and hold from the next call on.
 template <class Closeness = CosineCloseness, class Penalty = CosinePenalty>
 class SmoothnessLossImpl : public torch::nn::Cloneable<SmoothnessLossImpl<Closeness, Penalty>> {
  public:
-  static constexpr bool kFactorizes = detail::HasEmbed<Closeness>::value && detail::HasEmbed<Penalty>::value;
-
   /// @throws c10::Error if factorised evaluation is asked of policies that have no `embed`.
   explicit SmoothnessLossImpl(SmoothnessOptions options = {}, Closeness closeness = {}, Penalty penalty = {})
       : options(std::move(options)), closeness_(std::move(closeness)), penalty_(std::move(penalty)) {
-    TORCH_CHECK(kFactorizes || this->options.evaluation() != Evaluation::kFactorized,
-                "smooseg::SmoothnessLoss: factorised evaluation needs policies that are inner products of embeddings");
-    TORCH_CHECK(this->options.block_bytes() > 0, "smooseg::SmoothnessLoss: expected block_bytes > 0, got ",
-                this->options.block_bytes());
+    detail::check_options<Closeness, Penalty>(this->options, "smooseg::SmoothnessLoss");
   }
 
   void reset() override {}
@@ -95,66 +164,14 @@ class SmoothnessLossImpl : public torch::nn::Cloneable<SmoothnessLossImpl<Closen
            << ", across_threshold=" << options.across_threshold() << ")";
   }
 
-  /// @param features x, (B,C,...), floating; needs no gradient, but gets one where it asks for it.
-  /// @param assignments a, (B,K,...), floating, soft assignments of the same patches.
-  /// @param pairing (B) int64, image i is compared with image pairing[i] (see `functional::random_pairing`).
-  /// @return scalars in float32 (float64 if an input is). Half precision inputs are summed in float32, also under
-  ///   autocast.
-  /// @throws c10::Error for shapes, dtypes or devices that do not fit.
+  /// As `functional::smoothness`.
   SmoothnessTerms forward(const Tensor& features, const Tensor& assignments, const Tensor& pairing) {
-    constexpr auto kName = "smooseg::SmoothnessLoss";
-    detail::check_map(features, kName, "features", "(B,C,...)");
-    detail::check_map(assignments, kName, "assignments", "(B,K,...)");
-    detail::check_same_device(features, assignments, kName, "features", "assignments");
-    TORCH_CHECK(features.size(0) == assignments.size(0) && features.sizes().slice(2) == assignments.sizes().slice(2),
-                kName, ": expected features (B,C,...) and assignments (B,K,...) of equal batch and patches, got ",
-                detail::shape_of(features), " and ", detail::shape_of(assignments));
-    const Tensor partners = detail::checked_pairing(pairing, features.size(0), features.device(), kName);
-
-    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-    const bool wide = features.scalar_type() == torch::kFloat64 || assignments.scalar_type() == torch::kFloat64;
-    const auto dtype = wide ? torch::kFloat64 : torch::kFloat32;
-    const Tensor a = assignments.flatten(2).to(dtype);
-    const Tensor sums = pair_sums(features, a, partners);
-    const double pairs = static_cast<double>(a.size(0) * a.size(2)) * static_cast<double>(a.size(2));
-    return {energy(sums[0], options.within_threshold(), pairs), energy(sums[1], options.across_threshold(), pairs),
-            sums[0][1] / pairs, sums[1][1] / pairs};
+    return functional::smoothness(features, assignments, pairing, options, closeness_, penalty_);
   }
 
   SmoothnessOptions options;
 
  private:
-  /// @param features (B,C,...). @param a (B,K,N), of the dtype to compute in.
-  /// @return (2,3), within and across: the sums of W delta (W centred), of delta and of raw W.
-  Tensor pair_sums(const Tensor& features, Tensor a, const Tensor& partners) const {
-    const auto dtype = a.scalar_type();
-    const bool centered = options.centering() != Centering::kNone;
-    Tensor x = features;
-    if constexpr (detail::HasPrepare<Closeness>::value) x = closeness_.prepare(x.to(dtype));
-    x = x.flatten(2);
-    if constexpr (kFactorizes) {
-      if (options.evaluation() != Evaluation::kPairwise) {
-        const double x_eps = detail::normalizing_eps(closeness_), a_eps = detail::normalizing_eps(penalty_);
-        if (x_eps < 0) x = closeness_.embed(x.to(dtype));
-        if (a_eps < 0) a = penalty_.embed(a);
-        return detail::FactorizedSums::apply(
-            x, a, partners, detail::FactorizedSums::Options{x_eps, a_eps, centered, options.block_bytes()});
-      }
-    }
-    using Plan = detail::PairwisePlan<Closeness, Penalty>;
-    return detail::PairwiseSums<Closeness, Penalty>::apply(
-        x.to(dtype), a, partners, c10::make_intrusive<Plan>(closeness_, penalty_, centered, options.block_bytes()));
-  }
-
-  /// sum (Wc - b) delta; adding the mean of W back to Wc only shifts b.
-  Tensor energy(const Tensor& sums, double threshold, double pairs) const {
-    const Tensor weighted = sums[0], penalty = sums[1], closeness = sums[2];
-    const Tensor energy = options.centering() == Centering::kRowKeepMean
-                              ? weighted + (closeness / pairs - threshold) * penalty
-                              : weighted - threshold * penalty;
-    return options.reduction() == Reduction::kMean ? energy / pairs : energy;
-  }
-
   Closeness closeness_;
   Penalty penalty_;
 };
@@ -168,5 +185,7 @@ class SmoothnessLoss : public torch::nn::ModuleHolder<SmoothnessLossImpl<Closene
 
 SmoothnessLoss()->SmoothnessLoss<>;
 SmoothnessLoss(SmoothnessOptions)->SmoothnessLoss<>;
+template <class Closeness>
+SmoothnessLoss(SmoothnessOptions, Closeness) -> SmoothnessLoss<Closeness>;
 
 }  // namespace smooseg

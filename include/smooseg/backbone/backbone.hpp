@@ -37,6 +37,11 @@ class Backbone : public torch::nn::Module {
   /// (`Texture`). Where false (attention grows with the square of the patches), large pictures are cut into tiles.
   virtual bool takes_whole_pictures() const { return false; }
 
+  /// A deep copy, which `CloneableBackbone` provides. @throws c10::Error otherwise.
+  std::shared_ptr<torch::nn::Module> clone(const detail::OptionalDevice& = {}) const override {
+    TORCH_CHECK(false, name(), " has no clone(): derive it from smooseg::backbone::CloneableBackbone to give it one");
+  }
+
  protected:
   /// Checks what `features` demands of its images; `function` names the caller in the error.
   void check_images(const Tensor& images, const char* function) const {

@@ -38,7 +38,8 @@ class ThreadPool {
   /// Calls f(0), ..., f(count - 1) on this thread and up to `threads - 1` others.
   template <class F>
   void run(std::int64_t count, std::int64_t threads, const F& f) {
-    Job job(count, [](const void* function, std::int64_t i) { (*static_cast<const F*>(function))(i); }, &f);
+    Job job(
+        count, [](const void* function, std::int64_t i) { (*static_cast<const F*>(function))(i); }, &f);
     post(job, std::min(threads, count) - 1);
     is_working() = true;
     job.work();

@@ -4,6 +4,7 @@
 
 #include <ATen/Functions.h>
 #include <ATen/core/Generator.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/nn/module.h>
 #include <torch/types.h>
 #include <torch/version.h>
@@ -14,11 +15,9 @@
 #include <string_view>
 #include <type_traits>
 
-namespace smooseg {
+#include "smooseg/tensor.hpp"
 
-using torch::Tensor;
-
-namespace detail {
+namespace smooseg::detail {
 
 /// The key of a parameter in an optimiser's `state()`: text in older releases, an address in newer ones.
 template <class StateMap>
@@ -52,6 +51,12 @@ struct ArgumentOf<Result (torch::nn::Module::*)(const Argument&) const> {
 /// The optional device that `torch::nn::Module::clone` takes: a class of c10 in older releases, of std in newer ones.
 using OptionalDevice = ArgumentOf<decltype(&torch::nn::Module::clone)>::type;
 
+/// Whether autocast is on for operators on this tensor's device.
+inline bool is_autocast(const Tensor& tensor) {
+  const auto key = tensor.device().is_cpu() ? c10::DispatchKey::AutocastCPU : c10::DispatchKey::AutocastCUDA;
+  return !c10::impl::tls_is_dispatch_key_excluded(key);
+}
+
 /// softmax(q k^T / sqrt(d)) v, for q, k and v of shape (B,heads,N,d), by a kernel of LibTorch that never holds all N x
 /// N scores; an undefined tensor where this release has none (before 2.2 on the CPU).
 inline Tensor fused_attention([[maybe_unused]] const Tensor& q, [[maybe_unused]] const Tensor& k,
@@ -81,5 +86,4 @@ inline constexpr std::optional<torch::ScalarType> newer_dtype([[maybe_unused]] s
   return std::nullopt;
 }
 
-}  // namespace detail
-}  // namespace smooseg
+}  // namespace smooseg::detail

@@ -4,7 +4,6 @@
 
 #include <ATen/Context.h>
 #include <ATen/Functions.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/types.h>
 
@@ -16,8 +15,7 @@ namespace smooseg::detail {
 /// widest vectors: BLAS libraries that do not know the processor take twice as long (bench_vision_transformer).
 inline bool has_onednn(const Tensor& x) {
   return x.device().is_cpu() && x.scalar_type() == torch::kFloat32 && at::globalContext().hasMKLDNN() &&
-         at::globalContext().userEnabledMkldnn() &&
-         c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutocastCPU);
+         at::globalContext().userEnabledMkldnn() && !is_autocast(x);
 }
 
 /// @param x (B,C,h,w), weight (D,C), bias (D) or undefined. @return (B,D,h,w).

@@ -1,6 +1,6 @@
 #pragma once
 
-// The sums of detail/factorized_sums.hpp for any closeness and penalty, by building W and delta in blocks.
+// The sums of factorized_sums.hpp for any closeness and penalty, by building W and delta in blocks.
 
 #include <ATen/Functions.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "smooseg/detail/autograd/unit_vectors.hpp"
+#include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::detail {
@@ -24,10 +25,37 @@ template <class Policy>
 struct HasEmbed<Policy, std::void_t<decltype(std::declval<const Policy&>().embed(std::declval<const Tensor&>()))>>
     : std::true_type {};
 
-/// W, or one minus delta, of two patch sets, (1,C,P) and (1,C,Q) -> (1,P,Q).
+/// Checks what a policy's function has returned. @param sizes what is expected; -1: any.
+inline void check_policy(const Tensor& result, const char* function, at::IntArrayRef sizes, torch::ScalarType dtype) {
+  bool fits = result.defined() && result.scalar_type() == dtype && result.dim() == static_cast<int64_t>(sizes.size());
+  for (std::size_t d = 0; fits && d < sizes.size(); ++d) {
+    fits = sizes[d] < 0 || result.size(static_cast<int64_t>(d)) == sizes[d];
+  }
+  TORCH_CHECK(fits, "smooseg::functional::smoothness: expected a policy's `", function, "` to return sizes ", sizes,
+              " (-1: any) of ", dtype, ", got ", shape_of(result), result.defined() ? " of " : "",
+              result.defined() ? c10::toString(result.scalar_type()) : "");
+}
+
+/// A policy's embedding of x (B,C,N), checked: (B,D,N).
 template <class Policy>
-Tensor inner_products(const Policy& policy, const Tensor& x, const Tensor& y) {
-  return policy.embed(x).transpose(1, 2).matmul(policy.embed(y));
+Tensor embedded(const Policy& policy, const Tensor& x) {
+  const Tensor result = policy.embed(x);
+  check_policy(result, "embed", {x.size(0), -1, x.size(2)}, x.scalar_type());
+  return result;
+}
+
+/// W, or delta, of two patch sets, (1,C,P) and (1,C,Q) -> (1,P,Q): a policy's `pairwise`, or the inner products of its
+/// embeddings, subtracted from one for a penalty.
+template <class Policy>
+Tensor pairwise(const Policy& policy, const Tensor& x, const Tensor& y, bool is_penalty) {
+  if constexpr (HasEmbed<Policy>::value) {
+    const Tensor products = embedded(policy, x).transpose(1, 2).matmul(embedded(policy, y));
+    return is_penalty ? 1 - products : products;
+  } else {
+    const Tensor result = policy.pairwise(x, y);
+    check_policy(result, "pairwise", {1, x.size(2), y.size(2)}, x.scalar_type());
+    return result;
+  }
 }
 
 /// What pairwise evaluation needs besides tensors; held by the autograd graph between forward and backward.
@@ -38,17 +66,7 @@ struct PairwisePlan : torch::CustomClassHolder {
 
   /// The three sums over the pairs of some patches of one image, (1,C,P) and (1,K,P), and all patches of another.
   Tensor sums(const Tensor& x, const Tensor& a, const Tensor& y, const Tensor& b) const {
-    Tensor w, delta;
-    if constexpr (HasEmbed<Closeness>::value) {
-      w = inner_products(closeness, x, y);
-    } else {
-      w = closeness.pairwise(x, y);
-    }
-    if constexpr (HasEmbed<Penalty>::value) {
-      delta = 1 - inner_products(penalty, a, b);
-    } else {
-      delta = penalty.pairwise(a, b);
-    }
+    const Tensor w = pairwise(closeness, x, y, false), delta = pairwise(penalty, a, b, true);
     const Tensor weighted = (centered ? w - w.mean(-1, /*keepdim=*/true) : w) * delta;
     return torch::stack({weighted.sum(), delta.sum(), w.sum()});
   }

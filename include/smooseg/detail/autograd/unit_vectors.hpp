@@ -6,7 +6,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>
 
-#include "smooseg/detail/kernels/columns.hpp"
+#include "smooseg/detail/kernels/columnwise.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::detail {

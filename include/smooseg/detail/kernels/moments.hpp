@@ -13,7 +13,7 @@
 
 #include "smooseg/detail/autograd/unit_vectors.hpp"
 #include "smooseg/detail/kernels/aligned_buffer.hpp"
-#include "smooseg/detail/kernels/columns.hpp"
+#include "smooseg/detail/kernels/columnwise.hpp"
 #include "smooseg/detail/kernels/math.hpp"
 #include "smooseg/detail/kernels/products.hpp"
 #include "smooseg/detail/kernels/rows.hpp"

@@ -1,0 +1,9 @@
+#pragma once
+
+#include <torch/types.h>
+
+namespace smooseg {
+
+using torch::Tensor;
+
+}  // namespace smooseg
