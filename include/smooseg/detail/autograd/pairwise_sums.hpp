@@ -91,7 +91,7 @@ struct PairwisePlan : torch::CustomClassHolder {
   int64_t block_bytes;
 };
 
-/// Pairwise sums whose backward pass computes each block anew instead of keeping it.
+/// Pairwise sums whose backward pass computes each block again instead of keeping it.
 template <class Closeness, class Penalty>
 struct PairwiseSums : torch::autograd::Function<PairwiseSums<Closeness, Penalty>> {
   using Plan = PairwisePlan<Closeness, Penalty>;

@@ -28,28 +28,30 @@ struct AttentionKernel {
   /// Queries whose scores exist at a time.
   static constexpr int64_t kQueries = 32;
 
-  /// Numbers of type T that `run` needs to work with.
-  static int64_t room(int64_t tokens, int64_t d) { return 2 * (tokens + kPadding) * d + kQueries * (tokens + d + 1); }
+  /// Numbers of type T that `run` needs as scratch.
+  static int64_t scratch_size(int64_t tokens, int64_t d) {
+    return 2 * (tokens + kPadding) * d + kQueries * (tokens + d + 1);
+  }
 
   /// @param q (queries,d). @param k, v (tokens,d). @param out (queries,d).
   template <Isa isa, class T, class In>
   SMOOSEG_INLINE static void run(int64_t queries, int64_t tokens, int64_t d, Rows<const In> q, Rows<const In> k,
-                                 Rows<const In> v, Rows<In> out, T* room) {
-    const Rows<T> keys{room, tokens + kPadding}, values{keys[d], d}, some{values[tokens + kPadding], d};
-    const Rows<T> scores{some[kQueries], tokens};
+                                 Rows<const In> v, Rows<In> out, T* scratch) {
+    const Rows<T> keys{scratch, tokens + kPadding}, values{keys[d], d}, block{values[tokens + kPadding], d};
+    const Rows<T> scores{block[kQueries], tokens};
     T* const sums = scores[kQueries];
     transpose<T>(tokens, d, k, keys);
     copy(tokens, d, v, values, T{1});
     const T scale = 1 / std::sqrt(static_cast<T>(d));
     for (int64_t i = 0; i < queries; i += kQueries) {
       const int64_t count = std::min(kQueries, queries - i);
-      copy(count, d, q.at(i, 0), some, scale);
-      RowProduct::run<isa, T>(count, d, tokens, constant(some), constant(keys), nullptr, scores);
+      copy(count, d, q.at(i, 0), block, scale);
+      RowProduct::run<isa, T>(count, d, tokens, constant(block), constant(keys), nullptr, scores);
       for (int64_t m = 0; m < count; ++m) sums[m] = exponentials<isa, T>(tokens, scores[m]);
-      RowProduct::run<isa, T>(count, tokens, d, constant(scores), constant(values), nullptr, some);
+      RowProduct::run<isa, T>(count, tokens, d, constant(scores), constant(values), nullptr, block);
       for (int64_t m = 0; m < count; ++m) {
         const T factor = 1 / sums[m];
-        for (int64_t c = 0; c < d; ++c) out[i + m][c] = static_cast<In>(some[m][c] * factor);
+        for (int64_t c = 0; c < d; ++c) out[i + m][c] = static_cast<In>(block[m][c] * factor);
       }
     }
   }
@@ -116,18 +118,18 @@ inline bool has_attention_kernel(const Tensor& qkv) {
   return has_dtype && !(qkv.requires_grad() && torch::GradMode::is_enabled());
 }
 
-/// Calls f(queries, q, k, v, out, room) for parts of each image's and head's queries, on all threads.
-/// @param room numbers of type T that f needs to work with.
+/// Calls f(queries, q, k, v, out, scratch) for parts of each image's and head's queries, on all threads.
+/// @param scratch_size numbers of type T that f needs to work with.
 template <class T, class In, class F>
-void for_heads(const Tensor& qkv, int64_t heads, Tensor& out, int64_t room, const F& f) {
+void for_heads(const Tensor& qkv, int64_t heads, Tensor& out, int64_t scratch_size, const F& f) {
   const int64_t batch = qkv.size(0), tokens = qkv.size(1), channels = out.size(2), d = channels / heads;
-  constexpr int64_t kMostQueries = 512;  // of a task, which packs keys and values anew
+  constexpr int64_t kMostQueries = 512;  // of a task: each packs keys and values for itself
   const int64_t parts = (tokens + kMostQueries - 1) / kMostQueries, count = (tokens + parts - 1) / parts;
   const In* const from = qkv.data_ptr<In>();
   In* const to = out.data_ptr<In>();
   const int64_t tasks = batch * heads * parts, groups = std::min<int64_t>(tasks, 4 * at::get_num_threads());
   parallel_for(groups, [&](int64_t group) {
-    AlignedBuffer<T> buffer(static_cast<std::size_t>(room));
+    AlignedBuffer<T> buffer(static_cast<std::size_t>(scratch_size));
     for (int64_t task = group; task < tasks; task += groups) {
       const int64_t first = task % parts * count, head = task / parts % heads, b = task / parts / heads;
       const Rows<const In> q{from + b * tokens * 3 * channels + head * d, 3 * channels};
@@ -141,9 +143,9 @@ void for_heads(const Tensor& qkv, int64_t heads, Tensor& out, int64_t room, cons
 template <class T, class In>
 void run_attention(const Tensor& qkv, int64_t heads, Tensor& out) {
   const int64_t tokens = qkv.size(1), d = out.size(2) / heads;
-  for_heads<T, In>(qkv, heads, out, AttentionKernel::room(tokens, d),
-                   [&](int64_t queries, Rows<const In> q, Rows<const In> k, Rows<const In> v, Rows<In> to, T* room) {
-                     run_kernel<AttentionKernel>(machine_isa(), queries, tokens, d, q, k, v, to, room);
+  for_heads<T, In>(qkv, heads, out, AttentionKernel::scratch_size(tokens, d),
+                   [&](int64_t queries, Rows<const In> q, Rows<const In> k, Rows<const In> v, Rows<In> to, T* scratch) {
+                     run_kernel<AttentionKernel>(machine_isa(), queries, tokens, d, q, k, v, to, scratch);
                    });
 }
 
@@ -153,9 +155,9 @@ inline void run_bfloat16_attention(const Tensor& qkv, int64_t heads, Tensor& out
   const int64_t tokens = qkv.size(1), d = out.size(2) / heads;
   if (machine_has_bfloat16() && d % 2 == 0) {
     const BFloat16Attention kernel(tokens, d);
-    return for_heads<float, B>(qkv, heads, out, kernel.room(),
+    return for_heads<float, B>(qkv, heads, out, kernel.scratch_size(),
                                [&](int64_t queries, Rows<const B> q, Rows<const B> k, Rows<const B> v, Rows<B> to,
-                                   float* room) { kernel.run(queries, q, k, v, to, room); });
+                                   float* scratch) { kernel.run(queries, q, k, v, to, scratch); });
   }
 #endif
   run_attention<float, B>(qkv, heads, out);

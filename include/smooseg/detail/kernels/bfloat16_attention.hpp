@@ -45,15 +45,15 @@ class BFloat16Attention {
   BFloat16Attention(int64_t tokens, int64_t d)
       : tokens_(tokens), d_(d), keys_(padded(tokens) + kLanes), columns_(padded(d)) {}
 
-  /// Numbers of 32 bits that `run` needs to work with.
-  int64_t room() const {
+  /// Numbers of 32 bits that `run` needs as scratch.
+  int64_t scratch_size() const {
     return d_ / 2 * keys_ + token_pairs() * columns_ + kQueries * (padded(tokens_) + columns_ + token_pairs());
   }
 
   /// @param q (queries,d). @param k, v (tokens,d). @param out (queries,d).
   SMOOSEG_TARGET_BFLOAT16 void run(int64_t queries, Rows<const c10::BFloat16> q, Rows<const c10::BFloat16> k,
-                                   Rows<const c10::BFloat16> v, Rows<c10::BFloat16> out, float* room) const {
-    const Rows<uint32_t> keys{reinterpret_cast<uint32_t*>(room), keys_}, values{keys[d_ / 2], columns_};
+                                   Rows<const c10::BFloat16> v, Rows<c10::BFloat16> out, float* scratch) const {
+    const Rows<uint32_t> keys{reinterpret_cast<uint32_t*>(scratch), keys_}, values{keys[d_ / 2], columns_};
     const Rows<uint32_t> weights{values[token_pairs()], token_pairs()};
     const Rows<float> scores{reinterpret_cast<float*>(weights[kQueries]), padded(tokens_)};
     const Rows<float> sums{scores[kQueries], columns_};
