@@ -124,7 +124,7 @@ TEST_CASE("A file that does not reach the disk is an error", "[io]") {
   on_fsync = nullptr;
 }
 
-TEST_CASE("A full disk leaves the old file and no rest", "[io]") {
+TEST_CASE("A full disk leaves the old file and nothing else", "[io]") {
   const TempDir dir;
   const std::string path = write_content(dir.path / "x.safetensors", "old");
   {

@@ -355,16 +355,14 @@ inline std::pair<TensorMap, std::string> to_theirs(TensorMap tensors, const Nami
   if (naming.to_theirs != nullptr) naming.to_theirs(tensors);
   TensorMap result;
   for (const auto& [name, tensor] : tensors) {
-    std::optional<std::vector<std::string_view>> found;
-    const auto rule = std::find_if(naming.rules.begin(), naming.rules.end(), [&](const Naming::Rule& candidate) {
-      found = match(candidate.ours, name);
-      return found.has_value();
-    });
-    if (!found) return {TensorMap(), name};
+    const auto rule = std::find_if(naming.rules.begin(), naming.rules.end(),
+                                   [&ours = name](const Naming::Rule& r) { return match(r.ours, ours).has_value(); });
+    if (rule == naming.rules.end()) return {TensorMap(), name};
+    const auto found = *match(rule->ours, name);
     const auto parts = static_cast<int64_t>(rule->theirs.size());
     if (parts > 1 && (tensor.dim() == 0 || tensor.size(0) % parts != 0)) return {TensorMap(), name};
     for (int64_t part = 0; part < parts; ++part) {
-      result[fill(rule->theirs[static_cast<size_t>(part)], *found)] =
+      result[fill(rule->theirs[static_cast<size_t>(part)], found)] =
           parts == 1 ? tensor : tensor.chunk(parts)[static_cast<size_t>(part)];
     }
   }
