@@ -80,7 +80,7 @@ std::vector<char> read_all(const std::string& path) {
 
 io::TensorMap read_safetensors_naive(const std::string& path) {
   const std::vector<char> bytes = read_all(path);
-  return io::detail::parse_safetensors(io::detail::FileBytes::copy_of(path, {bytes.data(), bytes.size()}));
+  return io::detail::parse_safetensors(io::detail::FileBytes::copy_of(path, {bytes.data(), bytes.size()})).tensors;
 }
 
 io::TensorMap read_pth_naive(const std::string& path) {
@@ -123,19 +123,6 @@ void run_open(benchmark::State& state, const std::string& kind, const Read& read
   measure(state, [&] { return read(path); });
 }
 
-void BM_OpenSafetensors(benchmark::State& state) {
-  run_open(state, ".safetensors", io::read_safetensors);
-}
-void BM_OpenSafetensorsNaive(benchmark::State& state) {
-  run_open(state, ".safetensors", read_safetensors_naive);
-}
-void BM_OpenPth(benchmark::State& state) {
-  run_open(state, ".pth", io::read_torch_checkpoint);
-}
-void BM_OpenPthNaive(benchmark::State& state) {
-  run_open(state, ".pth", read_pth_naive);
-}
-
 /// A module that has exactly the tensors of the files.
 struct Module : torch::nn::Module {
   explicit Module(int64_t megabytes) {
@@ -150,19 +137,6 @@ void run_load(benchmark::State& state, const std::string& kind, const Read& read
   measure(state, [&] { return io::load_tensors(module, read(path)); });
 }
 
-void BM_LoadSafetensors(benchmark::State& state) {
-  run_load(state, ".safetensors", io::read_safetensors);
-}
-void BM_LoadSafetensorsNaive(benchmark::State& state) {
-  run_load(state, ".safetensors", read_safetensors_naive);
-}
-void BM_LoadPth(benchmark::State& state) {
-  run_load(state, ".pth", io::read_torch_checkpoint);
-}
-void BM_LoadPthNaive(benchmark::State& state) {
-  run_load(state, ".pth", read_pth_naive);
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -170,13 +144,15 @@ int main(int argc, char** argv) {
     const auto add = [](const char* name, void (*function)(benchmark::State&)) {
       bench::add(name, function, {"MB"})->Arg(64)->Arg(1024);
     };
-    add("BM_OpenSafetensors", BM_OpenSafetensors);
-    add("BM_OpenSafetensorsNaive", BM_OpenSafetensorsNaive);
-    add("BM_OpenPth", BM_OpenPth);
-    add("BM_OpenPthNaive", BM_OpenPthNaive);
-    add("BM_LoadSafetensors", BM_LoadSafetensors);
-    add("BM_LoadSafetensorsNaive", BM_LoadSafetensorsNaive);
-    add("BM_LoadPth", BM_LoadPth);
-    add("BM_LoadPthNaive", BM_LoadPthNaive);
+    add("BM_OpenSafetensors", [](benchmark::State& state) { run_open(state, ".safetensors", io::read_safetensors); });
+    add("BM_OpenSafetensorsNaive",
+        [](benchmark::State& state) { run_open(state, ".safetensors", read_safetensors_naive); });
+    add("BM_OpenPth", [](benchmark::State& state) { run_open(state, ".pth", io::read_torch_checkpoint); });
+    add("BM_OpenPthNaive", [](benchmark::State& state) { run_open(state, ".pth", read_pth_naive); });
+    add("BM_LoadSafetensors", [](benchmark::State& state) { run_load(state, ".safetensors", io::read_safetensors); });
+    add("BM_LoadSafetensorsNaive",
+        [](benchmark::State& state) { run_load(state, ".safetensors", read_safetensors_naive); });
+    add("BM_LoadPth", [](benchmark::State& state) { run_load(state, ".pth", io::read_torch_checkpoint); });
+    add("BM_LoadPthNaive", [](benchmark::State& state) { run_load(state, ".pth", read_pth_naive); });
   });
 }

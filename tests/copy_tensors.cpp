@@ -11,7 +11,6 @@
 #include <exception>
 #include <filesystem>
 #include <iostream>
-#include <map>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -24,7 +23,7 @@ namespace {
 
 using namespace smooseg::io;
 
-/// Complex numbers that safetensors does not know, as pairs of real ones.
+/// Complex numbers of dtypes that safetensors does not know as pairs of real ones.
 torch::Tensor writable(const torch::Tensor& tensor) {
   const bool known = !tensor.is_complex() || tensor.scalar_type() == torch::kComplexFloat;
   return known ? tensor : torch::view_as_real(tensor.resolve_conj());
@@ -40,12 +39,11 @@ void write_pth(const std::string& path, const TensorMap& tensors) {
 }
 
 void copy(const std::string& in, const std::string& out) {
-  TensorMap tensors = read_tensors(in);
-  if (std::filesystem::path(out).extension() == ".pth") return write_pth(out, tensors);
-  std::map<std::string, std::string> metadata;
-  if (std::filesystem::path(in).extension() == ".safetensors") metadata = read_safetensors_metadata(in);
-  for (auto& [name, tensor] : tensors) tensor = writable(tensor);
-  write_safetensors(out, tensors, metadata);
+  const bool has_metadata = std::filesystem::path(in).extension() == ".safetensors";
+  SafetensorsContent content = has_metadata ? read_safetensors_content(in) : SafetensorsContent{read_tensors(in), {}};
+  if (std::filesystem::path(out).extension() == ".pth") return write_pth(out, content.tensors);
+  for (auto& [name, tensor] : content.tensors) tensor = writable(tensor);
+  write_safetensors(out, content.tensors, content.metadata);
 }
 
 }  // namespace

@@ -1,16 +1,39 @@
 #pragma once
 
-// What tests of tensor files share: zip archives, pickles and safetensors files made byte by byte, right or wrong as a
-// test wants them.
+// What tests of tensor files share: comparing tensors bit for bit, and zip archives, pickles and safetensors files made
+// byte by byte, right or wrong as a test wants them.
 
 #include <torch/types.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
+#include <vector>
 
+#include "catch.hpp"
 #include "smooseg/io/detail/crc32.hpp"
+#include "smooseg/io/safetensors.hpp"
+
+inline std::string content_of(const std::filesystem::path& path) {
+  std::ifstream stream(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+/// Returns the path.
+inline std::string write_content(const std::filesystem::path& path, const std::string& content) {
+  std::filesystem::remove(path);  // overwriting a file in place waits for the disk on some file systems
+  std::ofstream(path, std::ios::binary) << content;
+  return path.string();
+}
+
+inline size_t files_in(const std::filesystem::path& folder) {
+  const std::filesystem::directory_iterator files(folder);
+  return static_cast<size_t>(std::distance(begin(files), end(files)));
+}
 
 /// Whether dtype, shape and every bit of the elements are the same; LibTorch cannot compare elements of every dtype.
 inline bool same(const torch::Tensor& a, const torch::Tensor& b) {
@@ -18,6 +41,21 @@ inline bool same(const torch::Tensor& a, const torch::Tensor& b) {
   const auto plain = [](const torch::Tensor& t) { return t.detach().resolve_conj().resolve_neg().contiguous(); };
   const torch::Tensor x = plain(a), y = plain(b);
   return x.nbytes() == 0 || std::memcmp(x.data_ptr(), y.data_ptr(), x.nbytes()) == 0;
+}
+
+inline std::vector<std::string> names_of(const smooseg::io::TensorMap& tensors) {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : tensors) names.push_back(name);
+  return names;
+}
+
+/// Checks that the expected tensors, and no others, are there.
+inline void check_same(const smooseg::io::TensorMap& got, const smooseg::io::TensorMap& expected) {
+  CHECK(names_of(got) == names_of(expected));
+  for (const auto& [name, tensor] : expected) {
+    INFO(name);
+    if (got.count(name) > 0) CHECK(same(got.at(name), tensor));
+  }
 }
 
 /// A little-endian number.

@@ -29,19 +29,10 @@ using readers::FileBytes;
 
 const std::string kName = "the/file";
 
-std::string read_file(const std::filesystem::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
-
-std::string content_of(const std::string& name) {
-  return read_file(data_path(name));
-}
-
 /// What `read_tensors` does with a file of these bytes.
 TensorMap parse(const FileBytes& file) {
   if (readers::is_zip(file) || readers::is_legacy_checkpoint(file)) return readers::parse_torch_checkpoint(file);
-  return readers::parse_safetensors(file);
+  return readers::parse_safetensors(file).tensors;
 }
 
 TensorMap parse(const std::string& content) {
@@ -67,7 +58,7 @@ bool refused(const std::string& content) {
   return refused(FileBytes::copy_of(kName, content));
 }
 
-/// Errors without the stack in them, whose symbols would take a thousand times as long as the parsing.
+/// Errors without a backtrace, whose symbols would take a thousand times as long to look up as the file to parse.
 struct WithoutBacktraces {
   WithoutBacktraces() {
     c10::SetStackTraceFetcher([] { return std::string(); });
@@ -103,22 +94,20 @@ std::vector<size_t> positions_of(const FileBytes& file, size_t most) {
   return thinned;
 }
 
-/// Each byte in turn is another, in 1 to 3 kinds of being wrong.
-void check_flips(const std::string& content, size_t most, size_t kinds) {
+/// Each byte in turn is another.
+void check_flips(const std::string& content, size_t most) {
   const FileBytes file = FileBytes::copy_of(kName, content);
   char* const bytes = const_cast<char*>(file.view().data());
   const std::vector<size_t> positions = positions_of(file, most);
-  size_t tried = 0, wrong = 0;
+  size_t wrong = 0;
   for (const size_t at : positions) {
-    for (size_t kind = 0; kind < kinds; ++kind, ++tried) {
-      const char before = bytes[at];
-      bytes[at] = static_cast<char>(before ^ std::array{0x01, 0x80, 0xFF}[(at + kind) % 3]);
-      wrong += refused(file) ? 1 : 0;
-      bytes[at] = before;
-    }
+    const char before = bytes[at];
+    bytes[at] = static_cast<char>(before ^ std::array{0x01, 0x80, 0xFF}[at % 3]);
+    wrong += refused(file) ? 1 : 0;
+    bytes[at] = before;
   }
   CHECK(wrong > 0);
-  CHECK(wrong < tried);
+  CHECK(wrong < positions.size());
   CHECK_FALSE(refused(file));
 }
 
@@ -160,16 +149,12 @@ TEST_CASE("Files with any byte changed are read or refused", "[io]") {
   const WithoutBacktraces fast;
   for (const std::string& name : kSmallFiles) {
     INFO(name);
-    check_flips(content_of(name), 100'000, 1);
-    check_flips(without_checksums(content_of(name)), 100'000, 3);
+    check_flips(content_of(data_path(name)), 500);
+    check_flips(without_checksums(content_of(data_path(name))), 100'000);
   }
-}
-
-TEST_CASE("Large files with any byte of their structure changed are read or refused", "[io]") {
-  const WithoutBacktraces fast;
   for (const std::string& name : kLargeFiles) {
     INFO(name);
-    check_flips(without_checksums(content_of(name)), 12'000, 1);
+    check_flips(without_checksums(content_of(data_path(name))), 1'000);
   }
 }
 
@@ -179,7 +164,7 @@ TEST_CASE("What fuzzing began with, and what it found, is read or refused", "[io
   for (const auto& entry : std::filesystem::recursive_directory_iterator(data_path("../fuzz/seeds"))) {
     if (!entry.is_regular_file()) continue;
     INFO(entry.path());
-    const std::string content = read_file(entry.path());
+    const std::string content = content_of(entry.path());
     const std::string reader = entry.path().parent_path().filename().string();
     const std::string file = reader == "pickle" ? ZipMaker().entry("data.pkl", content).content()
                              : reader == "json" ? safetensors_content(content, 0)
@@ -187,14 +172,14 @@ TEST_CASE("What fuzzing began with, and what it found, is read or refused", "[io
     CHECK_NOTHROW(refused(file));
     ++files;
   }
-  CHECK(files >= 16);
+  CHECK(files >= 18);
 }
 
 TEST_CASE("Files cut short anywhere are refused", "[io]") {
   const WithoutBacktraces fast;
   for (const auto& [names, most] : {std::pair{kSmallFiles, size_t{20'000}}, {kLargeFiles, size_t{200}}}) {
     for (const std::string& name : names) {
-      const std::string content = content_of(name);
+      const std::string content = content_of(data_path(name));
       const size_t step = content.size() / most + 1;
       size_t read = 0;
       for (size_t size = 0; size < content.size(); size += step) read += refused(content.substr(0, size)) ? 0 : 1;
@@ -206,7 +191,7 @@ TEST_CASE("Files cut short anywhere are refused", "[io]") {
 
 TEST_CASE("Files with something behind them are refused, or read as if it were not there", "[io]") {
   for (const std::string& name : kSmallFiles) {
-    const std::string content = content_of(name);
+    const std::string content = content_of(data_path(name));
     const TensorMap expected = parse(content);
     for (const std::string& more :
          {std::string(1, '\0'), std::string(100, '\xff'), std::string(70'000, '\0'), content}) {
@@ -239,6 +224,7 @@ TEST_CASE("Pickles that are damaged are refused where they are", "[io]") {
   check_pickle_refused(std::string("X\xff\xff\xff\x7f", 5), "needs 2147483647 more bytes");
   check_pickle_refused("\x8b" + little(0x7fffffff, 4), "needs 2147483647 more bytes");
   check_pickle_refused("\x8d" + little(~uint64_t{0}, 8), "needs 18446744073709551615 more bytes");
+  check_pickle_refused("N}b", "no tensors in it");  // attributes of what is no object
   check_pickle_refused("i", "an opcode that PyTorch never writes");
   check_pickle_refused("", "it ends without a value");
 }
@@ -248,6 +234,8 @@ TEST_CASE("Pickles that contain themselves, or the same thing at many levels, ar
   check_pickle_refused(std::string(100'000, ']') + std::string(99'999, 'a'), error);
   check_pickle_refused("]q" + std::string("\0h\0a", 4), error);
   check_pickle_refused("}q" + std::string("\0", 1) + pickled("x") + std::string("h\0s", 3), error);
+  check_pickle_refused("c__torch__\nModule\n)\x81q" + std::string("\0}", 2) + pickled("x") + std::string("h\0sb", 4),
+                       error);
   // A billion laughs: each level holds the one below twice.
   std::string doubled = pickled_tensor(0, 1, 1, 4) + std::string("q\0", 2);
   for (char level = 1; level < 60; ++level) {
@@ -270,7 +258,6 @@ TEST_CASE("Pickles that contain themselves, or the same thing at many levels, ar
 
 TEST_CASE("Pickles that would fill the memory are refused", "[io]") {
   check_pickle_refused(std::string(5'000'000, ']'), "too many values");
-  check_pickle_refused(std::string(40'000'000, '('), "too many opcodes");
   check_pickle_refused("N" + std::string(40'000'000, '2'), "too many opcodes");
   check_pickle_refused("N" + std::string(5'000'000, '\x94'), "too many references");
   // A class whose long name stands in the file once, named again and again.
@@ -287,10 +274,7 @@ TEST_CASE("Pickles that would fill the memory are refused", "[io]") {
   for (int i = 0; i < 1'000'000; ++i) objects += std::string("h\0a", 3);
   check_pickle_refused(dict_of(std::string(1'000'000, 'k'), objects), "nested too deep, or within themselves");
   // One tensor under many names.
-  std::string names = pickled_tensor(0, 1, 1, 4) + std::string(
-                                                       "q\0"
-                                                       "0](",
-                                                       5);
+  std::string names = pickled_tensor(0, 1, 1, 4) + std::string("q\0\x30](", 5);  // \x30: POP, not a digit of \0
   for (int i = 0; i < 1'000'000; ++i) names += std::string("h\0", 2);
   check_pickle_refused(names + "e", "nested too deep, or within themselves");
 }
@@ -343,7 +327,6 @@ TEST_CASE("Other and damaged archives are refused", "[io]") {
   check_refused(ZipMaker().entry("a/data.pkl", "N.").entry("b/data.pkl", "N.").content(),
                 "more than one data.pkl in it");
   check_refused(ZipMaker().entry("x", "").entry("x", "").content(), "corrupt archive: two entries 'x'");
-  check_refused(ZipMaker().entry("x/data.pkl", ".").entry("x/constants.pkl", ".").content(), "a TorchScript program");
   check_refused(ZipMaker().entry("x/data.pkl", ".").entry("x/byteorder", "big").content(),
                 "written on a big-endian machine");
   check_refused(good.substr(0, good.size() - 1), "truncated archive: it has no directory at its end");

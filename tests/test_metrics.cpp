@@ -164,6 +164,24 @@ TEST_CASE("scores worked by hand", "[metrics]") {
   }
 }
 
+TEST_CASE("confusion counts of two parts add up", "[metrics]") {
+  ConfusionMatrix sum(2, 3), part(2, 3);
+  sum.update(labels_of({0, 1, 1}), labels_of({2, 0, 0}));
+  part.update(labels_of({0, 0, 1}), labels_of({2, 1, 2}));
+  Counts of_part(2, 3), expected(2, 3);
+  of_part << 0, 1, 1, 0, 0, 1;
+  expected << 0, 1, 2, 2, 0, 1;
+  CHECK(&(sum += part) == &sum);
+  CHECK(sum.counts() == expected);
+  CHECK(part.counts() == of_part);
+  sum += sum;
+  CHECK(sum.counts() == 2 * expected);
+
+  CHECK_ERROR(sum += ConfusionMatrix(3, 3), "expected 2 clusters and 3 classes to add, got 3 and 3");
+  CHECK_ERROR(sum += ConfusionMatrix(2, 2), "expected 2 clusters and 3 classes to add, got 2 and 2");
+  CHECK(sum.counts() == 2 * expected);
+}
+
 TEST_CASE("confusion counts say what is wrong", "[metrics]") {
   ConfusionMatrix confusion(3, 2);
   CHECK_ERROR(confusion.update(labels_of({0, 1}), labels_of({0})),
@@ -175,7 +193,6 @@ TEST_CASE("confusion counts say what is wrong", "[metrics]") {
   CHECK_ERROR(confusion.update(labels_of({0, 3}), labels_of({0, 1})),
               "expected predictions of 0 to 2 where the label counts, got 0 to 3");
   CHECK_ERROR(confusion.update(labels_of({-1, 0}), labels_of({0, 1})), "got -1 to 0");
-  CHECK_ERROR(confusion += ConfusionMatrix(2, 2), "expected 3 clusters and 2 classes to add, got 2 and 2");
   CHECK_ERROR(ConfusionMatrix(0, 2), "expected at least one cluster and one class, got 0 and 2");
 
   confusion.update(labels_of({0, 1}), labels_of({-1, 2}));

@@ -49,7 +49,7 @@ void read_pickle(std::string_view input) {
 }
 
 void read_safetensors(std::string_view input) {
-  touch(readers::parse_safetensors(FileBytes::copy_of("input", input)));
+  touch(readers::parse_safetensors(FileBytes::copy_of("input", input)).tensors);
 }
 
 /// The header of a safetensors file, and any text as a JSON string.

@@ -5,7 +5,7 @@
 #   tests/fuzz/run.sh [SECONDS [READER...]]      default: 60 seconds for each of zip, legacy, pickle, safetensors, json
 #
 # Needs Clang and its runtime libraries, which are installed with apt where they are missing. What was found to reach new
-# code is kept in build/fuzz/corpus. An input that was mended belongs into tests/fuzz/seeds, all of which the tests read.
+# code is kept in build/fuzz/corpus. An input that led to a fix belongs in tests/fuzz/seeds; the tests read all of them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

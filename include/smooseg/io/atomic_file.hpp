@@ -5,6 +5,7 @@
 #ifdef _WIN32
 #include <process.h>
 #else
+#include <fcntl.h>
 #include <unistd.h>
 #endif
 
@@ -24,8 +25,8 @@ namespace smooseg::io {
 /// A file under construction: written under a temporary name in the target's folder, and renamed to the target by
 /// `commit`. A reader sees the old file or the new one, never a part; without `commit` the temporary is removed.
 ///
-///     AtomicFile file("out/model.bin");
-///     write_somehow(file.temporary_path());   // check that it worked
+///     AtomicFile file("out/picture.png");
+///     write_png(file.temporary_path());   // and check that it worked
 ///     file.commit();
 class AtomicFile {
  public:
@@ -56,13 +57,24 @@ class AtomicFile {
   /// The path to write to until `commit`.
   const std::filesystem::path& temporary_path() const { return temporary_; }
 
-  /// Puts the file in the target's place; call it after the temporary was written and closed without an error.
+  /// Puts the file in the target's place; call it once the temporary is written and closed without an error. Whether
+  /// the file survives a power cut soon afterwards is up to the file system; what can easily be made again need not
+  /// wait for the disk.
   /// @throws std::runtime_error naming the target and the system's reason.
   void commit() {
     std::error_code error;
     std::filesystem::rename(temporary_, target_, error);
     if (error) fail(target_, error.message());
     committed_ = true;
+  }
+
+  /// `commit` for files that must survive a power cut: content and name are on the disk when this returns. That takes
+  /// milliseconds. On Windows it does no more than `commit`.
+  /// @throws std::runtime_error as `commit`.
+  void commit_to_disk() {
+    sync(temporary_);
+    commit();
+    sync(target_.has_parent_path() ? target_.parent_path() : ".");
   }
 
   /// Throws std::runtime_error "TARGET: cannot write: REASON", the form of every error of this header.
@@ -95,26 +107,37 @@ class AtomicFile {
     return true;
   }
 
+  // Waits until the content of a file, or the names in a folder, are on the disk. Not every file system can do that for
+  // folders, and not every folder that may be written to may be read.
+  void sync([[maybe_unused]] const std::filesystem::path& path) const {
+#ifndef _WIN32
+    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    const int code = descriptor >= 0 && ::fsync(descriptor) == 0 ? 0 : errno;
+    if (descriptor >= 0) ::close(descriptor);
+    if (code != 0 && code != EACCES && code != EINVAL && code != ENOTSUP) fail(target_, system_reason(code));
+#endif
+  }
+
   std::filesystem::path target_;
   std::filesystem::path temporary_;
   bool committed_ = false;
 };
 
-/// Writes a file by `write`, which gets the stream, and puts it in place only if all of it could be written.
+/// Writes a file through a stream and puts it in place only if all of it could be written; it then survives a power cut.
 /// @param target the file to make or to replace.
 /// @param write called once with a binary stream; it need not check the stream. What it throws is passed on.
-/// @throws std::runtime_error "TARGET: cannot write: No space left on device" and the like; the target, if there was
-///   one, is untouched then and nothing is left behind.
+/// @throws std::runtime_error "TARGET: cannot write: No space left on device" and the like. An older file of this name
+///   is then untouched (unless only the last step failed, bringing the new name to the disk), and nothing is left behind.
 inline void write_file_atomically(const std::filesystem::path& target,
                                   const std::function<void(std::ostream&)>& write) {
   AtomicFile file(target);
   errno = 0;
   std::ofstream stream(file.temporary_path(), std::ios::binary | std::ios::trunc);
   if (stream) write(stream);
-  // Most of what is written only reaches the disk here, and so do its errors.
+  // Closing writes out what is still buffered, and is where most errors show.
   if (stream) stream.close();
   if (!stream) AtomicFile::fail(target, AtomicFile::system_reason(errno));
-  file.commit();
+  file.commit_to_disk();
 }
 
 }  // namespace smooseg::io

@@ -24,17 +24,19 @@
 
 namespace smooseg::io {
 
-/// Reads all tensors of a file, whose format is told from its content: safetensors, or what `torch.save` wrote (.pth,
-/// .pt, .ckpt). See `read_safetensors` and `read_torch_checkpoint`.
+/// Reads all tensors of a file whose format is recognised by its content: safetensors, or what Python's `torch.save` or
+/// C++'s `torch::save` wrote (.pth, .pt, .ckpt). See `read_safetensors` and `read_torch_checkpoint`.
 /// @throws c10::Error naming the path where there is no such file, or it is of another kind or damaged.
 inline TensorMap read_tensors(const std::string& path) {
   const auto file = detail::FileBytes::read(path);
   if (detail::is_zip(file) || detail::is_legacy_checkpoint(file)) return detail::parse_torch_checkpoint(file);
-  if (file.size() > 8 && file.view()[8] == '{') return detail::parse_safetensors(file);
+  const bool is_safetensors = file.size() > 8 && file.view()[8] == '{';
   std::string beginning(file.view().substr(0, 16));
   std::replace_if(
       beginning.begin(), beginning.end(), [](unsigned char c) { return std::isprint(c) == 0; }, '.');
-  TORCH_CHECK(false, path, ": neither a safetensors file nor a PyTorch checkpoint: it begins with '", beginning, "'");
+  TORCH_CHECK(is_safetensors, path, ": neither a safetensors file nor a PyTorch checkpoint: it begins with '",
+              beginning, "'");
+  return detail::parse_safetensors(file).tensors;
 }
 
 /// All parameters and buffers of a module by name; the tensors are the module's own.
@@ -52,13 +54,13 @@ struct LoadOptions {
   TORCH_ARG(bool, strict) = true;
 
   /// What the names of the wanted tensors begin with in the file, such as "teacher.backbone."; it is stripped, and
-  /// tensors of other names are left alone. Default: "", which finds it out: the prefix under which the most names of
-  /// the module are found, nothing if that serves as well; of equals the teacher's (DINO) or encoder_q's (MoCo).
+  /// tensors with other names are left alone. Default: "", which stands for the prefix under which most names of the
+  /// module are found: none if that serves as well, and of equals the teacher's (DINO) or encoder_q's (MoCo).
   TORCH_ARG(std::string, prefix);
 
-  /// Beginnings of names (after the prefix) that are not wanted and may be in the file nevertheless, such as "head.".
-  /// Not needed for what known namings leave out of themselves: the mask token, pooler and head of a transformer or
-  /// ResNet, `cluster_metrics` of SmooSeg's checkpoints.
+  /// Beginnings of names (after the prefix) that may be in the file although they are not wanted, such as "head.". Not
+  /// needed for what known namings leave out anyway: the mask token, pooler and head of a transformer, the classifier
+  /// of a ResNet, `cluster_metrics` of SmooSeg's checkpoints.
   TORCH_ARG(std::vector<std::string>, ignore);
 };
 
@@ -97,10 +99,6 @@ struct LoadReport {
 
 namespace detail {
 
-inline bool starts_with(const std::string& text, const std::string& beginning) {
-  return text.compare(0, beginning.size(), beginning) == 0;
-}
-
 /// A buffer without elements has no shape yet, and takes the file's.
 inline bool takes_any_shape(const Tensor& target) {
   return target.numel() == 0 && !target.requires_grad();
@@ -119,7 +117,7 @@ inline std::string mismatch(const Tensor& target, const Tensor& tensor) {
   return "";
 }
 
-/// Compares a module's state with tensors in our names.
+/// What of a module's state is among tensors in our names, and what is not.
 inline LoadReport compare(const TensorMap& state, const TensorMap& tensors, const LoadOptions& options) {
   LoadReport report;
   for (const auto& [name, target] : state) {
@@ -143,15 +141,15 @@ inline LoadReport compare(const TensorMap& state, const TensorMap& tensors, cons
 
 }  // namespace detail
 
-/// Copies tensors into a module's parameters and buffers by name, converted to their dtype and device. The module is
-/// changed only if all is well: nothing of it is when this throws.
+/// Copies tensors into a module's parameters and buffers by name, converted to their dtype and device. A module is not
+/// changed at all when this throws.
 ///
-/// A buffer of a module without elements (of a size not known before) takes the shape of the tensor. LibTorch does not
-/// list undefined buffers, so that their names are unexpected: define them as empty.
+/// A buffer without elements (whose size was not known before) takes the shape of the tensor. LibTorch does not list
+/// undefined buffers, so their names would be unexpected: define them as empty.
 /// @param source what errors call the tensors.
 /// @return what was found where; with `strict`, all is `loaded`.
-/// @throws c10::Error naming the source and all tensors that are missing, unexpected or of another shape if `strict`,
-///   else where not one name of the module is found; and where several prefixes would do.
+/// @throws c10::Error naming the source: with `strict`, if any tensor is missing, unexpected or of another shape (all
+///   are named); without, if not one name of the module is found; and if several prefixes would do.
 inline LoadReport load_tensors(torch::nn::Module& module, const TensorMap& tensors, const LoadOptions& options = {},
                                const std::string& source = "load_tensors") {
   const TensorMap state = tensors_of(module);

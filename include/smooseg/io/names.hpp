@@ -1,7 +1,7 @@
 #pragma once
 
 // The names that other programs give to the tensors of our modules: a table for each kind of module, and renaming by
-// it. Adding a program means adding a column or a table here.
+// it. To add a program, add a column or a table here.
 
 #include <ATen/Functions.h>
 #include <c10/util/Exception.h>
@@ -16,78 +16,64 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "smooseg/io/detail/text.hpp"
 #include "smooseg/io/safetensors.hpp"
 
 namespace smooseg::io {
 
 namespace detail {
 
-/// A vision transformer's tensors, in our names (DINO's and DINOv2's own) and those of timm and of Hugging Face's
-/// ViTModel and Dinov2Model (with registers or not). '#' stands for a number, '*' for the rest, '{a,b,c}' for several
-/// tensors that ours holds one after the other along dimension 0; "" is what a program's model does not have.
-struct TransformerNames {
-  std::string_view ours, timm, vit_model, dinov2_model;
-};
-inline constexpr std::array<TransformerNames, 15> kTransformerNames{{
-    {"cls_token", "cls_token", "embeddings.cls_token", "embeddings.cls_token"},
-    {"pos_embed", "pos_embed", "embeddings.position_embeddings", "embeddings.position_embeddings"},
-    {"register_tokens", "reg_token", "", "embeddings.register_tokens"},
+/// A vision transformer's tensors, in our names (DINO's and DINOv2's own) and those of timm, of Hugging Face's ViTModel
+/// and Dinov2Model (with registers or not) as `save_pretrained` writes them, and of the same two in memory since
+/// transformers 5, and so in what `torch.save` wrote of their state dicts. '#' stands for a number, '*' for the rest,
+/// '{a,b,c}' for several tensors that ours holds one after the other along dimension 0; "" for what a program's model
+/// does not have.
+inline constexpr std::string_view kTransformerNames[][6] = {
+    {"cls_token", "cls_token", "embeddings.cls_token", "embeddings.cls_token", "embeddings.cls_token",
+     "embeddings.cls_token"},
+    {"pos_embed", "pos_embed", "embeddings.position_embeddings", "embeddings.position_embeddings",
+     "embeddings.position_embeddings", "embeddings.position_embeddings"},
+    {"register_tokens", "reg_token", "", "embeddings.register_tokens", "", "embeddings.register_tokens"},
     {"patch_embed.proj.*", "patch_embed.proj.*", "embeddings.patch_embeddings.projection.*",
+     "embeddings.patch_embeddings.projection.*", "embeddings.patch_embeddings.projection.*",
      "embeddings.patch_embeddings.projection.*"},
-    {"blocks.#.norm1.*", "blocks.#.norm1.*", "encoder.layer.#.layernorm_before.*", "encoder.layer.#.norm1.*"},
+    {"blocks.#.norm1.*", "blocks.#.norm1.*", "encoder.layer.#.layernorm_before.*", "encoder.layer.#.norm1.*",
+     "layers.#.layernorm_before.*", "encoder.layer.#.norm1.*"},
     {"blocks.#.attn.qkv.*", "blocks.#.attn.qkv.*", "encoder.layer.#.attention.attention.{query,key,value}.*",
-     "encoder.layer.#.attention.attention.{query,key,value}.*"},
-    {"blocks.#.attn.proj.*", "blocks.#.attn.proj.*", "encoder.layer.#.attention.output.dense.*",
-     "encoder.layer.#.attention.output.dense.*"},
-    {"blocks.#.ls1.gamma", "blocks.#.ls1.gamma", "", "encoder.layer.#.layer_scale1.lambda1"},
-    {"blocks.#.norm2.*", "blocks.#.norm2.*", "encoder.layer.#.layernorm_after.*", "encoder.layer.#.norm2.*"},
-    {"blocks.#.mlp.fc1.*", "blocks.#.mlp.fc1.*", "encoder.layer.#.intermediate.dense.*", "encoder.layer.#.mlp.fc1.*"},
-    {"blocks.#.mlp.fc2.*", "blocks.#.mlp.fc2.*", "encoder.layer.#.output.dense.*", "encoder.layer.#.mlp.fc2.*"},
-    {"blocks.#.mlp.w12.*", "blocks.#.mlp.fc1.*", "", "encoder.layer.#.mlp.weights_in.*"},
-    {"blocks.#.mlp.w3.*", "blocks.#.mlp.fc2.*", "", "encoder.layer.#.mlp.weights_out.*"},
-    {"blocks.#.ls2.gamma", "blocks.#.ls2.gamma", "", "encoder.layer.#.layer_scale2.lambda1"},
-    {"norm.*", "norm.*", "layernorm.*", "layernorm.*"},
-}};
-
-/// The same as Hugging Face's models call them in memory since transformers 5, and so in what `torch.save` wrote of
-/// their state dicts; `save_pretrained` writes the names above.
-struct TransformerStateNames {
-  std::string_view ours, vit_model, dinov2_model;
-};
-inline constexpr std::array<TransformerStateNames, 15> kTransformerStateNames{{
-    {"cls_token", "embeddings.cls_token", "embeddings.cls_token"},
-    {"pos_embed", "embeddings.position_embeddings", "embeddings.position_embeddings"},
-    {"register_tokens", "", "embeddings.register_tokens"},
-    {"patch_embed.proj.*", "embeddings.patch_embeddings.projection.*", "embeddings.patch_embeddings.projection.*"},
-    {"blocks.#.norm1.*", "layers.#.layernorm_before.*", "encoder.layer.#.norm1.*"},
-    {"blocks.#.attn.qkv.*", "layers.#.attention.{q_proj,k_proj,v_proj}.*",
+     "encoder.layer.#.attention.attention.{query,key,value}.*", "layers.#.attention.{q_proj,k_proj,v_proj}.*",
      "encoder.layer.#.attention.{q_proj,k_proj,v_proj}.*"},
-    {"blocks.#.attn.proj.*", "layers.#.attention.o_proj.*", "encoder.layer.#.attention.o_proj.*"},
-    {"blocks.#.ls1.gamma", "", "encoder.layer.#.layer_scale1.lambda1"},
-    {"blocks.#.norm2.*", "layers.#.layernorm_after.*", "encoder.layer.#.norm2.*"},
-    {"blocks.#.mlp.fc1.*", "layers.#.mlp.fc1.*", "encoder.layer.#.mlp.fc1.*"},
-    {"blocks.#.mlp.fc2.*", "layers.#.mlp.fc2.*", "encoder.layer.#.mlp.fc2.*"},
-    {"blocks.#.mlp.w12.*", "", "encoder.layer.#.mlp.{gate_proj,up_proj}.*"},
-    {"blocks.#.mlp.w3.*", "", "encoder.layer.#.mlp.down_proj.*"},
-    {"blocks.#.ls2.gamma", "", "encoder.layer.#.layer_scale2.lambda1"},
-    {"norm.*", "layernorm.*", "layernorm.*"},
-}};
+    {"blocks.#.attn.proj.*", "blocks.#.attn.proj.*", "encoder.layer.#.attention.output.dense.*",
+     "encoder.layer.#.attention.output.dense.*", "layers.#.attention.o_proj.*", "encoder.layer.#.attention.o_proj.*"},
+    {"blocks.#.ls1.gamma", "blocks.#.ls1.gamma", "", "encoder.layer.#.layer_scale1.lambda1", "",
+     "encoder.layer.#.layer_scale1.lambda1"},
+    {"blocks.#.norm2.*", "blocks.#.norm2.*", "encoder.layer.#.layernorm_after.*", "encoder.layer.#.norm2.*",
+     "layers.#.layernorm_after.*", "encoder.layer.#.norm2.*"},
+    {"blocks.#.mlp.fc1.*", "blocks.#.mlp.fc1.*", "encoder.layer.#.intermediate.dense.*", "encoder.layer.#.mlp.fc1.*",
+     "layers.#.mlp.fc1.*", "encoder.layer.#.mlp.fc1.*"},
+    {"blocks.#.mlp.fc2.*", "blocks.#.mlp.fc2.*", "encoder.layer.#.output.dense.*", "encoder.layer.#.mlp.fc2.*",
+     "layers.#.mlp.fc2.*", "encoder.layer.#.mlp.fc2.*"},
+    {"blocks.#.mlp.w12.*", "blocks.#.mlp.fc1.*", "", "encoder.layer.#.mlp.weights_in.*", "",
+     "encoder.layer.#.mlp.{gate_proj,up_proj}.*"},
+    {"blocks.#.mlp.w3.*", "blocks.#.mlp.fc2.*", "", "encoder.layer.#.mlp.weights_out.*", "",
+     "encoder.layer.#.mlp.down_proj.*"},
+    {"blocks.#.ls2.gamma", "blocks.#.ls2.gamma", "", "encoder.layer.#.layer_scale2.lambda1", "",
+     "encoder.layer.#.layer_scale2.lambda1"},
+    {"norm.*", "norm.*", "layernorm.*", "layernorm.*", "layernorm.*", "layernorm.*"},
+};
 
 /// A ResNet's tensors, whose names are torchvision's in DINO's and MoCo's files, in timm's and in ours.
-inline constexpr std::array<std::string_view, 5> kResNetNames{"conv1.*", "bn1.*", "layer#.#.conv#.*", "layer#.#.bn#.*",
-                                                              "layer#.#.downsample.#.*"};
+inline constexpr std::string_view kResNetNames[] = {"conv1.*", "bn1.*", "layer#.#.conv#.*", "layer#.#.bn#.*",
+                                                    "layer#.#.downsample.#.*"};
 
 /// The tensors of our Segmenter, then those of its Projector and PrototypePredictor alone, in our names and those of
 /// SmooSeg's published checkpoints. STEGO's have the projector under the same names.
-struct SegmenterNames {
-  std::string_view ours, theirs;
-};
-inline constexpr std::array<SegmenterNames, 11> kSegmenterNames{{
+inline constexpr std::string_view kSegmenterNames[][2] = {
     {"projector.linear.*", "projection.cluster1.0.*"},
     {"projector.mlp.0.*", "projection.cluster2.0.*"},
     {"projector.mlp.2.*", "projection.cluster2.2.*"},
@@ -99,7 +85,7 @@ inline constexpr std::array<SegmenterNames, 11> kSegmenterNames{{
     {"mlp.2.*", "cluster2.2.*"},
     {"student", "local_clusters"},
     {"teacher", "global_clusters"},
-}};
+};
 
 /// What '#' and '*' stand for in a name of the pattern's form; '@' is a number that is left out.
 inline std::optional<std::vector<std::string_view>> match(std::string_view pattern, std::string_view name) {
@@ -142,15 +128,10 @@ inline std::string fill(std::string_view pattern, const std::vector<std::string_
 inline std::vector<std::string> alternatives(std::string_view pattern) {
   const size_t open = pattern.find('{'), close = pattern.find('}');
   if (open == std::string_view::npos) return {std::string(pattern)};
+  const std::string before(pattern.substr(0, open)), after(pattern.substr(close + 1));
+  std::istringstream inside(std::string(pattern.substr(open + 1, close - open - 1)));
   std::vector<std::string> all;
-  std::string_view inside = pattern.substr(open + 1, close - open - 1);
-  for (bool more = true; more;) {
-    const size_t comma = inside.find(',');
-    more = comma != std::string_view::npos;
-    all.push_back(std::string(pattern.substr(0, open)) + std::string(inside.substr(0, comma)) +
-                  std::string(pattern.substr(close + 1)));
-    if (more) inside.remove_prefix(comma + 1);
-  }
+  for (std::string part; std::getline(inside, part, ',');) all.push_back(before + part + after);
   return all;
 }
 
@@ -163,28 +144,23 @@ struct Naming {
 
   std::string name;                         ///< as `with_names` knows it; empty: ours, for any module
   std::vector<Rule> rules;                  ///< patterns; the first that fits counts
-  std::vector<std::string> unused;          ///< how names begin or end of tensors that inference never reads
-  void (*to_ours)(TensorMap&) = nullptr;    ///< what differs beside the names, undone
-  void (*to_theirs)(TensorMap&) = nullptr;  ///< and done
+  std::vector<std::string> unused;          ///< beginnings and ends of names that inference never reads
+  void (*to_ours)(TensorMap&) = nullptr;    ///< undoes what differs beyond the names
+  void (*to_theirs)(TensorMap&) = nullptr;  ///< and does it
 
   void add(std::string_view ours, std::string_view theirs) {
     if (!theirs.empty()) rules.push_back({std::string(ours), alternatives(theirs)});
   }
 
   bool is_unused(const std::string& theirs) const {
-    for (const std::string& text : unused) {
-      if (theirs.compare(0, text.size(), text) == 0) return true;
-      if (theirs.size() > text.size() && theirs.compare(theirs.size() - text.size(), text.size(), text) == 0) {
-        return true;
-      }
-    }
-    return false;
+    return std::any_of(unused.begin(), unused.end(),
+                       [&](const std::string& text) { return starts_with(theirs, text) || ends_with(theirs, text); });
   }
 };
 
-/// timm's positions have no entry for the class token where there are registers: the class token contains it already.
-/// And timm calls the layers of a SwiGLU as those of the GELU MLP: there, the first one's outputs are twice as many as
-/// the second one's inputs.
+/// Where there are registers, timm's positions have no entry for the class token, which contains its own already. And
+/// timm gives the layers of a SwiGLU the names of the GELU MLP's: they are a SwiGLU's if the first has twice as many
+/// outputs as the second has inputs.
 inline void timm_to_ours(TensorMap& tensors) {
   const auto positions = tensors.find("pos_embed");
   if (positions != tensors.end() && positions->second.dim() == 3) {
@@ -218,49 +194,38 @@ inline void timm_to_theirs(TensorMap& tensors) {
   positions->second = positions->second.slice(1, 1);
 }
 
-/// All namings, those for the more special modules first; of several with one name, `with_names` takes the first that
+/// All namings, those for the more specific modules first; of several with one name, `with_names` takes the first that
 /// fits.
 inline const std::vector<Naming>& namings() {
   static const std::vector<Naming> all = [] {
-    Naming dino{"dino", {}, {"mask_token", "head."}}, timm{"timm", {}, {"mask_token", "head."}};
-    Naming dinov2_training{"", {}, {"mask_token", "head."}};
-    Naming vit_model{"huggingface", {}, {"mask_token", "pooler."}}, dinov2_model = vit_model;
-    for (const TransformerNames& row : kTransformerNames) {
-      dino.add(row.ours, row.ours);
-      timm.add(row.ours, row.timm);
-      vit_model.add(row.ours, row.vit_model);
-      dinov2_model.add(row.ours, row.dinov2_model);
-      // DINOv2 trains its blocks in groups, whose number stands before the block's.
-      const std::string_view block = "blocks.#";
-      const bool in_block = row.ours.substr(0, block.size()) == block;
-      dinov2_training.add(row.ours,
-                          in_block ? "blocks.@.#" + std::string(row.ours.substr(block.size())) : std::string(row.ours));
+    const std::vector<std::string> head{"mask_token", "head."}, pooler{"mask_token", "pooler."};
+    std::vector<Naming> result{{"dino", {}, head},          {"timm", {}, head, timm_to_ours, timm_to_theirs},
+                               {"huggingface", {}, pooler}, {"huggingface", {}, pooler},
+                               {"huggingface", {}, pooler}, {"huggingface", {}, pooler}};
+    // DINOv2 trains its blocks in groups, whose number stands before the block's.
+    Naming dinov2_training{"", {}, head};
+    for (const auto& row : kTransformerNames) {
+      const std::string ours(row[0]), block = "blocks.#";
+      for (size_t i = 0; i < result.size(); ++i) result[i].add(ours, row[i]);
+      dinov2_training.add(ours, starts_with(ours, block) ? "blocks.@.#" + ours.substr(block.size()) : ours);
     }
-    Naming vit_state{"huggingface", {}, vit_model.unused}, dinov2_state = vit_state;
-    for (const TransformerStateNames& row : kTransformerStateNames) {
-      vit_state.add(row.ours, row.vit_model);
-      dinov2_state.add(row.ours, row.dinov2_model);
-    }
-    timm.to_ours = timm_to_ours;
-    timm.to_theirs = timm_to_theirs;
-
     Naming torchvision{"torchvision", {}, {"fc.", ".num_batches_tracked"}};
     for (const std::string_view name : kResNetNames) torchvision.add(name, name);
     Naming authors{"authors", {}, {"cluster_metrics."}};
-    for (const SegmenterNames& row : kSegmenterNames) authors.add(row.ours, row.theirs);
-    return std::vector<Naming>{dino,        timm,    vit_model, dinov2_model, vit_state, dinov2_state, dinov2_training,
-                               torchvision, authors, Naming()};
+    for (const auto& [ours, theirs] : kSegmenterNames) authors.add(ours, theirs);
+    result.insert(result.end(), {dinov2_training, torchvision, authors, Naming()});
+    return result;
   }();
   return all;
 }
 
-/// One of ours, of which a tensor of theirs is the whole or a part.
+/// Our name for a tensor of theirs, which is the whole of ours or one of several parts.
 struct OurName {
   std::string name;
   size_t part, parts;
 };
 
-/// The first of our names for one of theirs that `accept(name)` agrees to.
+/// The first of our names for one of theirs that `accept(name)` accepts.
 template <class Accept>
 std::optional<OurName> our_name(const Naming& naming, std::string_view theirs, const Accept& accept) {
   if (naming.rules.empty()) {
@@ -278,18 +243,17 @@ std::optional<OurName> our_name(const Naming& naming, std::string_view theirs, c
   return std::nullopt;
 }
 
-/// What the names of a file begin with, and how they go on.
+/// Whose names a file has, and what they begin with.
 struct NamesFound {
   const Naming* naming = nullptr;
   std::string prefix;
-  size_t count = 0;  ///< of our names that are there
+  size_t count = 0;  ///< how many of our names are there
 };
 
-/// Of several copies of a network in one file, which one it is meant to be used with: DINO's moving average, MoCo's
-/// trained encoder.
+/// Which of several copies of a network in one file is the one to use: DINO's moving average, MoCo's trained encoder.
 inline constexpr std::array<std::string_view, 2> kPreferredCopies{"teacher", "encoder_q"};
 
-/// Under each prefix, how many of our names are found in this naming.
+/// How many of our names are found in this naming, under each prefix.
 template <class Accept>
 std::vector<NamesFound> count_names(const TensorMap& tensors, const Naming& naming, const Accept& accept,
                                     const std::string& prefix) {
@@ -301,7 +265,7 @@ std::vector<NamesFound> count_names(const TensorMap& tensors, const Naming& nami
   for (const auto& item : tensors) {
     const std::string& name = item.first;
     if (!prefix.empty()) {
-      if (name.compare(0, prefix.size(), prefix) == 0) look(name, prefix.size());
+      if (starts_with(name, prefix)) look(name, prefix.size());
       continue;
     }
     look(name, 0);
@@ -312,20 +276,20 @@ std::vector<NamesFound> count_names(const TensorMap& tensors, const Naming& nami
   return counts;
 }
 
-/// The naming and prefix (ending in '.', or empty) under which the most of our names are found; a preferred copy of
-/// the network also where it lacks some, so that a damaged one is noticed and no other taken in its place.
+/// The naming and prefix (ending in '.', or empty) under which most of our names are found. A preferred copy of the
+/// network is chosen even if it lacks some, so that a damaged one is noticed and no other taken in its place.
 /// @param accept which of our names count. @param prefix the one to look under; empty: any.
 /// @throws c10::Error naming the source where several prefixes would do.
 template <class Accept>
 NamesFound find_names(const TensorMap& tensors, const std::vector<Naming>& candidates, const Accept& accept,
                       const std::string& prefix, const std::string& source) {
-  std::vector<NamesFound> all;  // of one prefix and count, the first naming is the one to use
+  std::vector<NamesFound> all;
+  NamesFound best{nullptr, prefix, 0};  // of equal counts the first naming's, which is the most specific
   for (const Naming& naming : candidates) {
-    for (const NamesFound& found : count_names(tensors, naming, accept, prefix)) all.push_back(found);
-  }
-  NamesFound best{nullptr, prefix, 0};
-  for (const NamesFound& found : all) {
-    if (found.count > best.count) best = found;
+    for (const NamesFound& found : count_names(tensors, naming, accept, prefix)) {
+      all.push_back(found);
+      if (found.count > best.count) best = found;
+    }
   }
   for (const NamesFound& found : all) {
     if (found.count == best.count && found.prefix.empty()) return found;
@@ -348,13 +312,13 @@ NamesFound find_names(const TensorMap& tensors, const std::vector<Naming>& candi
 }
 
 /// The tensors under a prefix in our names; those that have none keep theirs.
-/// @param wanted tells which of our names stay although they are those of tensors that inference never reads.
+/// @param wanted tells which names stay although inference never reads them.
 template <class Wanted>
 TensorMap to_ours(const TensorMap& tensors, const Naming& naming, const std::string& prefix, const Wanted& wanted) {
   TensorMap result;
   std::map<std::string, std::vector<std::pair<std::string, Tensor>>> parts;  // by our name, theirs in order
   for (auto it = tensors.lower_bound(prefix); it != tensors.end(); ++it) {
-    if (it->first.compare(0, prefix.size(), prefix) != 0) break;
+    if (!starts_with(it->first, prefix)) break;
     const std::string theirs = it->first.substr(prefix.size());
     if (naming.is_unused(theirs) && !wanted(theirs)) continue;
     const auto ours = our_name(naming, theirs, [](const std::string&) { return true; });
@@ -377,36 +341,28 @@ TensorMap to_ours(const TensorMap& tensors, const Naming& naming, const std::str
                         tensor.scalar_type() == list[0].second.scalar_type();
       if (fits) whole.push_back(tensor);
     }
-    if (whole.size() == list.size()) {
-      result[name] = at::cat(whole);
-    } else {
-      for (const auto& [theirs, tensor] : list) {
-        if (tensor.defined()) result[theirs] = tensor;
-      }
+    if (whole.size() == list.size()) result[name] = at::cat(whole);
+    for (const auto& [theirs, tensor] : list) {
+      if (whole.size() < list.size() && tensor.defined()) result[theirs] = tensor;
     }
   }
   if (naming.to_ours != nullptr) naming.to_ours(result);
   return result;
 }
 
-/// The tensors in their names, or the first of our names that has none.
+/// The tensors in their names, and ""; or no tensors, and the first of our names that they have no name for.
 inline std::pair<TensorMap, std::string> to_theirs(TensorMap tensors, const Naming& naming) {
   if (naming.to_theirs != nullptr) naming.to_theirs(tensors);
   TensorMap result;
   for (const auto& [name, tensor] : tensors) {
-    const Naming::Rule* fitting = nullptr;
-    std::optional<std::vector<std::string_view>> found;
-    for (const Naming::Rule& rule : naming.rules) {
-      if ((found = match(rule.ours, name))) {
-        fitting = &rule;
-        break;
-      }
-    }
-    if (fitting == nullptr) return {TensorMap(), name};
-    const auto parts = static_cast<int64_t>(fitting->theirs.size());
+    const auto rule = std::find_if(naming.rules.begin(), naming.rules.end(),
+                                   [&ours = name](const Naming::Rule& r) { return match(r.ours, ours).has_value(); });
+    if (rule == naming.rules.end()) return {TensorMap(), name};
+    const auto found = *match(rule->ours, name);
+    const auto parts = static_cast<int64_t>(rule->theirs.size());
     if (parts > 1 && (tensor.dim() == 0 || tensor.size(0) % parts != 0)) return {TensorMap(), name};
     for (int64_t part = 0; part < parts; ++part) {
-      result[fill(fitting->theirs[static_cast<size_t>(part)], *found)] =
+      result[fill(rule->theirs[static_cast<size_t>(part)], found)] =
           parts == 1 ? tensor : tensor.chunk(parts)[static_cast<size_t>(part)];
     }
   }
@@ -428,8 +384,7 @@ inline std::vector<std::string> known_namings() {
 
 /// The tensors of a file in our names, without a prefix and without what inference never reads (a mask token, a head).
 /// No module is needed: the naming and the prefix are those under which the most names are known.
-/// @param tensors of a transformer, a ResNet or a SmooSeg checkpoint, in any known naming, as `read_tensors` gives
-/// them.
+/// @param tensors of a transformer, a ResNet or a SmooSeg checkpoint, in any known naming, as from `read_tensors`.
 /// @param source what errors call the tensors.
 /// @throws c10::Error naming the source where no name is known, or several copies of a network are equally good.
 inline TensorMap with_our_names(const TensorMap& tensors, const std::string& source) {

@@ -24,12 +24,18 @@
 #include "smooseg/io/detail/dtypes.hpp"
 #include "smooseg/io/detail/file_bytes.hpp"
 #include "smooseg/io/detail/json.hpp"
-#include "smooseg/io/detail/printable.hpp"
+#include "smooseg/io/detail/text.hpp"
 
 namespace smooseg::io {
 
 /// Tensors by name.
 using TensorMap = std::map<std::string, Tensor>;
+
+/// What a safetensors file holds.
+struct SafetensorsContent {
+  TensorMap tensors;
+  std::map<std::string, std::string> metadata;  ///< UTF-8 strings by name; empty where the file has none
+};
 
 namespace detail {
 
@@ -39,11 +45,9 @@ inline constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
 
 /// What the header says of one tensor; `begin` and `end` count from the end of the header.
 struct SafetensorsEntry {
-  std::string name;
-  std::string dtype_name;
+  std::string name, dtype_name;
   std::vector<int64_t> shape;
-  int64_t begin = -1;
-  int64_t end = -1;
+  int64_t begin = -1, end = -1;
 };
 
 struct SafetensorsHeader {
@@ -116,9 +120,9 @@ inline SafetensorsHeader read_safetensors_header(const FileBytes& file) {
   return header;
 }
 
-inline TensorMap parse_safetensors(const FileBytes& file) {
-  const SafetensorsHeader header = read_safetensors_header(file);
-  TensorMap tensors;
+inline SafetensorsContent parse_safetensors(const FileBytes& file) {
+  SafetensorsHeader header = read_safetensors_header(file);
+  SafetensorsContent content{{}, std::move(header.metadata)};
   for (const SafetensorsEntry& entry : header.entries) {
     const Dtype* dtype = find_dtype(&Dtype::safetensors, entry.dtype_name);
     const std::string tensor = file.name() + ": tensor '" + printable(entry.name) + "'";
@@ -129,11 +133,11 @@ inline TensorMap parse_safetensors(const FileBytes& file) {
     TORCH_CHECK(checked_bytes(entry.shape, c10::elementSize(*dtype->type)) == bytes, tensor, " of shape ",
                 c10::IntArrayRef(entry.shape), " and dtype ", dtype->safetensors, " does not fit its ", bytes,
                 " bytes");
-    tensors[entry.name] =
+    content.tensors[entry.name] =
         file.slice(header.data_offset + static_cast<uint64_t>(entry.begin), static_cast<uint64_t>(bytes))
             .tensor(entry.shape, *dtype->type);
   }
-  return tensors;
+  return content;
 }
 
 inline std::string_view safetensors_dtype_name(const Tensor& tensor, const std::string& name) {
@@ -163,26 +167,31 @@ inline std::string safetensors_metadata_json(const std::map<std::string, std::st
 
 }  // namespace detail
 
-/// Reads all tensors of a safetensors file to the CPU: F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL, C64; with a
-/// LibTorch that has them, U64, U32, U16 and the F8 kinds. They share one block of memory; clone those to keep if the
-/// rest is to be freed.
+/// Reads all tensors of a safetensors file to the CPU, and its metadata. The dtypes F64, F32, F16, BF16, I64, I32, I16,
+/// I8, U8, BOOL and C64 can always be read; U64, U32, U16 and the F8 kinds with a LibTorch that has them. The tensors
+/// share one block of memory: to free it but keep one of them, clone that one.
 ///
-/// Files of 16 MB and more are mapped: the tensors' elements come from the disk when they are used. Operations in place
-/// change the tensors and never the file; but the file must not be shortened in place while one of its tensors lives.
+/// Files of 16 MB and more are mapped: elements come from the disk when they are used. Operations in place change the
+/// tensors and never the file; but the file must not be shortened in place while one of its tensors lives.
 /// @throws c10::Error naming the file where it breaks the format in any way, and the tensor where one is to blame.
-inline TensorMap read_safetensors(const std::string& path) {
+inline SafetensorsContent read_safetensors_content(const std::string& path) {
   return detail::parse_safetensors(detail::FileBytes::read(path));
 }
 
-/// The metadata (strings by name, UTF-8) of a safetensors file; empty where it has none.
-/// @throws c10::Error as `read_safetensors`.
+/// The tensors alone of `read_safetensors_content`.
+inline TensorMap read_safetensors(const std::string& path) {
+  return read_safetensors_content(path).tensors;
+}
+
+/// The metadata alone, also of a file with tensors of a dtype that cannot be read.
+/// @throws c10::Error naming the file where its header breaks the format.
 inline std::map<std::string, std::string> read_safetensors_metadata(const std::string& path) {
   return detail::read_safetensors_header(detail::FileBytes::read(path)).metadata;
 }
 
-/// Writes a safetensors file, whole or not at all, with the names in order. Views, non-contiguous tensors and tensors
-/// of any device are written as what they show.
-/// @param metadata strings to go with them, UTF-8.
+/// Writes a safetensors file, whole or not at all (`write_file_atomically`), with the names in order. Tensors may be
+/// views and lie on any device: the elements that they show are written.
+/// @param metadata UTF-8 strings to go with them.
 /// @throws c10::Error naming the tensor where one cannot be written (undefined, not dense, of a dtype that the format
 ///   does not know, a name that is not UTF-8 or `__metadata__`), std::runtime_error naming the path where the file
 ///   cannot.

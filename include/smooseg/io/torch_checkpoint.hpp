@@ -1,8 +1,9 @@
 #pragma once
 
-// PyTorch's checkpoints (.pth, .pt, .ckpt) without Python: what `torch.save` writes, in the zip format (PyTorch 1.6 and
-// on) and in the legacy format before it. The pickle inside is read as data (detail/pickle.hpp): tensors and plain
-// containers are built here, everything else is skipped, and nothing of it is ever run.
+// PyTorch's checkpoints (.pth, .pt, .ckpt) without Python: what `torch.save` writes, in the zip format (from PyTorch 1.6
+// on) and in the legacy format before it, and the TorchScript archives of C++'s `torch::save`, which are alike. The
+// pickle inside is read as data (detail/pickle.hpp): tensors are built from it here, plain containers and TorchScript's
+// objects searched for them, everything else is skipped, and nothing of it is ever run.
 
 #include <c10/util/Exception.h>
 #include <torch/types.h>
@@ -23,7 +24,7 @@
 #include "smooseg/io/detail/dtypes.hpp"
 #include "smooseg/io/detail/file_bytes.hpp"
 #include "smooseg/io/detail/pickle.hpp"
-#include "smooseg/io/detail/printable.hpp"
+#include "smooseg/io/detail/text.hpp"
 #include "smooseg/io/detail/zip.hpp"
 #include "smooseg/io/safetensors.hpp"
 
@@ -34,7 +35,7 @@ namespace detail {
 /// What a pickle says of a storage, the flat memory that tensors are views of.
 struct StorageId {
   std::string key;
-  std::optional<torch::ScalarType> dtype;  ///< nothing where it is mere bytes, and the tensor has the dtype
+  std::optional<torch::ScalarType> dtype;  ///< nothing for untyped bytes, where the tensor has the dtype
   int64_t elements;
 
   uint64_t element_size() const { return dtype ? c10::elementSize(*dtype) : 1; }
@@ -47,7 +48,7 @@ inline bool is_storage_id(const PickleValue& persistent_id) {
   return id.is(PickleValue::Kind::kSequence) && !id.items.empty() && id.items[0]->text == "storage";
 }
 
-/// Reads ('storage', class, key, device, elements[, view]), the id of a storage that is kept outside the pickle.
+/// Reads ('storage', class, key, device, elements[, view]), the id of a storage.
 /// @param source what errors begin with.
 inline StorageId parse_storage_id(const PickleValue& persistent_id, const std::string& source) {
   using Kind = PickleValue::Kind;
@@ -75,14 +76,14 @@ inline StorageId parse_storage_id(const PickleValue& persistent_id, const std::s
 /// Finds the tensors in a pickle's value and builds them.
 class TensorCollector {
  public:
-  /// Finds the bytes of a storage: at least `StorageId::bytes()`, in this machine's byte order. Called once for each
-  /// key.
+  /// Finds the bytes of a storage, little-endian; called once for each key.
   using StorageReader = std::function<FileBytes(const StorageId&)>;
 
   TensorCollector(std::string file, StorageReader read_storage)
       : file_(std::move(file)), read_storage_(std::move(read_storage)) {}
 
-  /// The tensors in dicts, lists and tuples, of any depth, by their keys and indices joined with '.'.
+  /// The tensors in dicts, lists, tuples and TorchScript's objects, at any depth, by their keys, indices and attributes
+  /// joined with '.'.
   TensorMap collect(const PickleValue& root) {
     visit(root, "", 0);
     return std::move(tensors_);
@@ -92,7 +93,7 @@ class TensorCollector {
   using Value = PickleValue;
   using Kind = PickleValue::Kind;
 
-  // No real checkpoint comes near; a pickle may contain itself, or name the same list twice at each of many levels.
+  // No real checkpoint comes near these; a pickle may contain itself, or the same list twice at each of many levels.
   static constexpr int kMaxDepth = 64;
   static constexpr size_t kMaxWork = size_t{1} << 27;  // in members looked at, and bytes of what is made for them
   static constexpr size_t kVisitWork = 32;
@@ -110,6 +111,8 @@ class TensorCollector {
       visit_sequence(value, name, depth);
     } else if (is_dict(value)) {
       visit_dict(value, name, depth);
+    } else if (value.is(Kind::kObject) && value.state != nullptr && starts_with(value.callee->module, "__torch__")) {
+      visit(*value.state, name, depth + 1);
     }
   }
 
@@ -141,7 +144,7 @@ class TensorCollector {
     if (key.is(Kind::kInteger)) visit(value, join(name, std::to_string(key.integer)), depth + 1);
   }
 
-  // Most values are numbers and texts, for which no name need be made.
+  // Most values are numbers and texts, for which there is no point in making a name.
   static bool may_hold_tensors(const Value& value) {
     return value.is(Kind::kSequence) || value.is(Kind::kDict) || value.is(Kind::kObject);
   }
@@ -166,8 +169,7 @@ class TensorCollector {
            value.is_call_of("collections.defaultdict");
   }
 
-  // The tensor, dict or list within calls that give it another class or tag: Parameters, and what torch::pickle_save
-  // writes.
+  // The tensor, dict or list within calls that make it a Parameter or, in files of torch::pickle_save, tag its type.
   static const Value& unwrapped(const Value& value) {
     static constexpr std::array<std::string_view, 5> kWrappers{
         "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
@@ -183,7 +185,7 @@ class TensorCollector {
     return *inner;
   }
 
-  /// The call of a function that makes a tensor.
+  // The call of a function that makes a tensor.
   struct TensorCall {
     const Value& function;
     const std::vector<Value*>& arguments;
@@ -198,10 +200,9 @@ class TensorCollector {
       function = arguments->items[0];
       arguments = arguments->items[2];
     }
-    const bool makes_tensor = function->is(Kind::kGlobal) && function->module == "torch._utils" &&
-                              function->text.substr(0, kRebuild.size()) == kRebuild;
-    if (!makes_tensor) return std::nullopt;
-    return TensorCall{*function, arguments->items};
+    const bool makes_tensor =
+        function->is(Kind::kGlobal) && function->module == "torch._utils" && starts_with(function->text, "_rebuild_");
+    return makes_tensor ? std::optional(TensorCall{*function, arguments->items}) : std::nullopt;
   }
 
   // _rebuild_tensor_v2(storage, offset, sizes, strides, requires_grad, hooks[, metadata]), counted in elements, and
@@ -216,7 +217,8 @@ class TensorCollector {
                     arguments[1]->is(Kind::kInteger),
                 tensor, ": corrupt checkpoint: it has no storage or offset");
     const StorageId id = parse_storage_id(*arguments[0], tensor);
-    const torch::ScalarType dtype = typed ? storage_dtype(id, tensor) : named_dtype(*arguments[6], tensor);
+    TORCH_CHECK(!typed || id.dtype, tensor, ": corrupt checkpoint: it has no dtype");
+    const torch::ScalarType dtype = typed ? *id.dtype : named_dtype(*arguments[6], tensor);
     const auto elements = static_cast<int64_t>(id.bytes() / c10::elementSize(dtype));
     const int64_t offset = arguments[1]->integer;
     const std::vector<int64_t> sizes = integers(*arguments[2], tensor);
@@ -227,11 +229,6 @@ class TensorCollector {
     const Tensor view = storage(id, dtype).as_strided(sizes, strides, offset);
     const size_t metadata = typed ? 6 : 7;
     return arguments.size() > metadata ? with_metadata(view, *arguments[metadata]) : view;
-  }
-
-  static torch::ScalarType storage_dtype(const StorageId& id, const std::string& tensor) {
-    TORCH_CHECK(id.dtype, tensor, ": corrupt checkpoint: it has no dtype");
-    return *id.dtype;
   }
 
   static torch::ScalarType named_dtype(const Value& dtype, const std::string& tensor) {
@@ -268,7 +265,7 @@ class TensorCollector {
     return last < elements;
   }
 
-  // {"conj": True, "neg": True}: what a tensor shows are its elements' conjugates, or negatives.
+  // {"conj": True, "neg": True}: the tensor shows the conjugates, or the negatives, of its elements.
   static Tensor with_metadata(const Tensor& view, const Value& metadata) {
     Tensor tensor = view;
     for (size_t i = 0; metadata.is(Kind::kDict) && i < metadata.items.size(); i += 2) {
@@ -279,7 +276,7 @@ class TensorCollector {
     return tensor;
   }
 
-  // The storage as a flat tensor: the same for all its views, so that they share it as they did when they were saved.
+  // The storage as a flat tensor: one for all its views, so that they share it as they did when they were saved.
   Tensor storage(const StorageId& id, torch::ScalarType dtype) {
     const auto elements = static_cast<int64_t>(id.bytes() / c10::elementSize(dtype));
     Tensor& known = storages_[{id.key, dtype}];
@@ -292,8 +289,6 @@ class TensorCollector {
     }
     return known;
   }
-
-  static constexpr std::string_view kRebuild = "_rebuild_";
 
   std::string file_;
   StorageReader read_storage_;
@@ -311,8 +306,6 @@ inline TensorMap parse_zip_checkpoint(const FileBytes& file) {
               ": a zip archive, but no PyTorch checkpoint: ", pickles.empty() ? "no" : "more than one",
               " data.pkl in it");
   const std::string folder = pickles[0].substr(0, pickles[0].size() - std::string_view("data.pkl").size());
-  TORCH_CHECK(!archive.contains(folder + "constants.pkl"), file.name(),
-              ": a TorchScript program, which torch::jit::load reads; expected a checkpoint of a state_dict()");
   if (archive.contains(folder + "byteorder")) {
     TORCH_CHECK(archive.read(folder + "byteorder").view() == "little", file.name(),
                 ": written on a big-endian machine, which is not supported");
@@ -322,15 +315,15 @@ inline TensorMap parse_zip_checkpoint(const FileBytes& file) {
   const Unpickler unpickler(pickle);
   TensorCollector collector(file.name(), [&](const StorageId& id) {
     const std::string entry = folder + "data/" + id.key;
-    // A checksum needs all bytes, and a mapped file is not to be read here.
+    // Checking it would read all of a mapped file.
     if (!file.mapped()) archive.verify(entry);
     return archive.read(entry);
   });
   return collector.collect(unpickler.root());
 }
 
-/// Where the pickle ends that a file of the legacy format begins with, that of the number 0x1950a86a20f9469cfc6c; 0 in
-/// a file of another kind.
+/// Where the pickle of the number 0x1950a86a20f9469cfc6c ends, with which a file of the legacy format begins; 0 in a
+/// file of another kind.
 inline size_t legacy_magic_end(const FileBytes& file) {
   // In binary, or as text in protocol 1. What stands before it depends on the protocol.
   constexpr std::array<std::string_view, 2> kNumbers{
@@ -392,23 +385,22 @@ inline TensorMap parse_torch_checkpoint(const FileBytes& file) {
   TORCH_CHECK(is_zip(file) || is_legacy_checkpoint(file), file.name(), ": not a PyTorch checkpoint");
   TensorMap tensors = is_zip(file) ? parse_zip_checkpoint(file) : parse_legacy_checkpoint(file);
   TORCH_CHECK(!tensors.empty(), file.name(),
-              ": no tensors in it; where a whole module was saved, save its state_dict() instead");
+              ": no tensors in it; where a whole Python module was saved, save its state_dict() instead");
   return tensors;
 }
 
 }  // namespace detail
 
-/// Reads the tensors of a file that `torch.save` (or `torch::pickle_save`) wrote, as `torch.load` would build them, to
-/// the CPU: in dicts (also OrderedDict), lists and tuples, also Parameters; views share their storages. Keys are joined
-/// by
+/// Reads the tensors of a file that `torch.save` or `torch::pickle_save` wrote, as `torch.load` would build them, to the
+/// CPU: in dicts (also OrderedDict), lists and tuples, also Parameters; views share their storages. Keys are joined by
 /// '.': {"state_dict": {"w": ...}} gives "state_dict.w"; a tensor saved alone is called "". Keys are texts or integers:
-/// what stands under others is dropped, and so are numbers, texts, and objects of other classes with all they hold. No
-/// code of the file is run.
+/// what stands under others is dropped, and so are numbers, texts, and objects of other classes with all they hold.
 ///
-/// Files of 16 MB and more are mapped: the tensors' elements come from the disk when they are used. Operations in place
-/// change the tensors and never the file; but the file must not be shortened in place while one of its tensors lives.
-/// Of smaller files all is read, and compared with the checksums in it; of mapped ones all but the elements
-/// (`verify_torch_checkpoint` compares them too).
+/// Reads TorchScript archives too, which `torch::save` and `torch.jit.save` write: the parameters and buffers of a module,
+/// by name. No code of any file is run.
+///
+/// Large files are mapped, as by `read_safetensors_content`. Smaller ones are read whole and compared with their
+/// checksums; of mapped ones only the pickle is (`verify_torch_checkpoint` compares the elements too).
 /// @throws c10::Error naming the file where it is truncated, corrupt, or no such file; where there is no tensor in it;
 ///   and, naming the tensor, where one is sparse, quantised, nested, on the device `meta`, or of a dtype that this
 ///   LibTorch does not have.
@@ -416,7 +408,8 @@ inline TensorMap read_torch_checkpoint(const std::string& path) {
   return detail::parse_torch_checkpoint(detail::FileBytes::read(path));
 }
 
-/// Compares all of a file of the zip format, however large, with the checksums in it, as `torch.load` does not.
+/// Compares all of a file of the zip format, however large, with its checksums, which `torch.load` does not; only the
+/// compressed source code in a TorchScript archive is left out.
 /// @throws c10::Error naming the file, and the part of it that is damaged; where it is of another format, which has no
 ///   checksums.
 inline void verify_torch_checkpoint(const std::string& path) {

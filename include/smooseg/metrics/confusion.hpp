@@ -47,7 +47,7 @@ class ConfusionMatrix {
     TORCH_CHECK(lowest >= 0 && highest < counts_.rows(), "ConfusionMatrix::update: expected predictions of 0 to ",
                 counts_.rows() - 1, " where the label counts, got ", lowest, " to ", highest);
 
-    // One bin a pair, in the order of Eigen's columns.
+    // A bin for each pair, in the order of Eigen's columns.
     const Tensor pairs = all_labels.masked_select(valid) * counts_.rows() + clusters;
     const Tensor bins = at::bincount(pairs, {}, counts_.size()).cpu();
     counts_ += Eigen::Map<const Counts>(bins.data_ptr<int64_t>(), counts_.rows(), counts_.cols());

@@ -12,9 +12,9 @@
 
 namespace smooseg::detail {
 
-/// `hungarian` for rows <= columns, by shortest augmenting paths (Jonker and Volgenant, 1987): rows enter one by one;
-/// each finds the cheapest alternating path to a free column under the reduced costs cost - row_dual - column_dual >=
-/// 0, as Dijkstra does. `source` is a virtual column that holds the row that is entering.
+/// `hungarian` for rows <= columns, by shortest augmenting paths (Jonker and Volgenant, 1987): rows enter one by one,
+/// and each finds the cheapest alternating path to a free column with Dijkstra's algorithm, under the reduced costs
+/// cost - row_dual - column_dual >= 0. `source` is a virtual column that holds the row that is entering.
 inline std::vector<int64_t> assign_rows(const Eigen::MatrixXd& cost) {
   constexpr Eigen::Index kFree = -1;
   const Eigen::Index rows = cost.rows(), columns = cost.cols(), source = columns;

@@ -5,7 +5,6 @@
 #include <Eigen/Core>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <stdexcept>
 #include <vector>
 
@@ -16,7 +15,7 @@ namespace smooseg::metrics {
 /// How many pixels of each class (column) lie in each cluster (row).
 using Counts = Eigen::Matrix<int64_t, Eigen::Dynamic, Eigen::Dynamic>;
 
-/// What a labelling is worth once its clusters are named.
+/// How good a labelling is once its clusters are matched with classes.
 struct Scores {
   /// Share of the labelled pixels whose cluster has their class, 0..1.
   double accuracy = 0;
@@ -29,9 +28,9 @@ struct Scores {
   std::vector<int64_t> class_of_cluster;
 };
 
-/// Names clusters by the Hungarian matching that makes most pixels right, and scores the result. Clusters and classes
-/// are matched one to one: with more clusters than classes the others have no class and their pixels count as errors;
-/// with fewer, the classes left over have IoU 0.
+/// Matches clusters with classes so that the most pixels are right (Hungarian matching), and scores the result. The
+/// matching is one to one: with more clusters than classes, those left over have no class and their pixels count as
+/// errors; with fewer, the classes left over have IoU 0.
 /// @param counts (clusters, classes), not negative.
 /// @throws std::invalid_argument where nothing was counted.
 inline Scores scores(const Counts& counts) {
@@ -40,27 +39,23 @@ inline Scores scores(const Counts& counts) {
 
   Scores result;
   result.class_of_cluster = hungarian(-counts.cast<double>());
-  result.iou.assign(static_cast<std::size_t>(counts.cols()), 0.0);
-  // Pixels of each class and, added below, pixels given to it: their sum less the hits is the union.
-  Counts either = counts.colwise().sum();
-  std::vector<int64_t> hits(result.iou.size(), 0);
-  int64_t right = 0;
+  // Of each class the pixels that are in its cluster, and those that are in it or its cluster.
+  Counts hits = Counts::Zero(1, counts.cols()), either = counts.colwise().sum();
   for (Eigen::Index cluster = 0; cluster < counts.rows(); ++cluster) {
     const int64_t matched = result.class_of_cluster[static_cast<std::size_t>(cluster)];
     if (matched < 0) continue;
-    hits[static_cast<std::size_t>(matched)] = counts(cluster, matched);
+    hits(0, matched) = counts(cluster, matched);
     either(0, matched) += counts.row(cluster).sum() - counts(cluster, matched);
-    right += counts(cluster, matched);
   }
-  result.accuracy = static_cast<double>(right) / static_cast<double>(total);
+  result.accuracy = static_cast<double>(hits.sum()) / static_cast<double>(total);
 
   double sum = 0;
   int64_t occurring = 0;
-  for (std::size_t c = 0; c < hits.size(); ++c) {
+  for (Eigen::Index c = 0; c < counts.cols(); ++c) {
     // 0 / 0 is the NaN of a class that occurs nowhere.
-    result.iou[c] = static_cast<double>(hits[c]) / static_cast<double>(either(0, static_cast<Eigen::Index>(c)));
-    if (std::isnan(result.iou[c])) continue;
-    sum += result.iou[c];
+    result.iou.push_back(static_cast<double>(hits(0, c)) / static_cast<double>(either(0, c)));
+    if (std::isnan(result.iou.back())) continue;
+    sum += result.iou.back();
     ++occurring;
   }
   result.miou = sum / static_cast<double>(occurring);

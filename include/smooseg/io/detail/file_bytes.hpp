@@ -30,11 +30,11 @@
 #include <utility>
 
 #include "smooseg/detail/torch_compat.hpp"
-#include "smooseg/io/detail/printable.hpp"
+#include "smooseg/io/detail/text.hpp"
 
 namespace smooseg::io::detail {
 
-/// More dimensions LibTorch's operations do not take.
+/// LibTorch's operations take no more dimensions.
 inline constexpr size_t kMaxDims = 64;
 
 /// Size in bytes of a contiguous tensor; nothing where that does not fit 63 bits, or there are too many dimensions.
@@ -58,7 +58,7 @@ inline std::shared_ptr<char> aligned_memory(size_t size) {
 }
 
 /// The first `size` bytes of a file as memory that the system fills when it is touched. Writing to it copies the page
-/// and leaves the file alone. Null where the system has no such thing, or not for this file.
+/// and leaves the file alone. Null where the system cannot do that, or not for this file.
 inline std::shared_ptr<char> map_file([[maybe_unused]] const std::string& path, [[maybe_unused]] size_t size) {
 #if __has_include(<sys/mman.h>)
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -81,16 +81,15 @@ inline std::shared_ptr<char> map_file([[maybe_unused]] const std::string& path, 
 /// A range of a file's bytes, and the file's name for errors. Copies share the bytes.
 ///
 /// The bytes may be written to (tensors share them, and operations in place are common), which never changes the file.
-/// A mapped file may be renamed, deleted, or replaced by renaming another over it; but whoever shortens it in place
-/// takes the bytes away, and touching them ends the program (SIGBUS). `AtomicFile`, and so all that this library
-/// writes, renames.
+/// A mapped file may be renamed, deleted, or replaced by renaming another over it, as `AtomicFile` does. But whoever
+/// shortens it in place takes the bytes away, and touching them ends the program (SIGBUS).
 class FileBytes {
  public:
   /// Files of this size and more are mapped, where the system can; smaller ones are read, in some milliseconds, and
-  /// depend on the file no longer.
+  /// no longer depend on the file.
   static constexpr size_t kMapFrom = size_t{16} << 20;
 
-  /// @throws c10::Error naming the path where it is no file that can be read, or empty.
+  /// @throws c10::Error naming the path where it is not a file, cannot be read or is empty.
   static FileBytes read(const std::string& path) {
     namespace fs = std::filesystem;
     std::error_code error;
@@ -132,11 +131,11 @@ class FileBytes {
 
   /// Bytes [offset, offset + length), which must be there (`holds`).
   FileBytes slice(uint64_t offset, uint64_t length) const {
-    TORCH_INTERNAL_ASSERT(holds(offset, length));
+    TORCH_INTERNAL_ASSERT(holds(offset, length), name_);
     return FileBytes(name_, std::shared_ptr<char>(data_, data_.get() + offset), static_cast<size_t>(length), mapped_);
   }
 
-  /// These bytes where elements of every dtype may begin at the first of them, else a copy.
+  /// These bytes if they are aligned for elements of every dtype, else a copy that is.
   FileBytes aligned() const {
     constexpr uintptr_t kWidestElement = 16;
     return reinterpret_cast<uintptr_t>(data_.get()) % kWidestElement == 0 ? *this : copy_of(name_, view());

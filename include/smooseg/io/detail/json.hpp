@@ -6,14 +6,16 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <set>
 #include <string>
 #include <string_view>
+#include <system_error>
 
-#include "smooseg/io/detail/printable.hpp"
+#include "smooseg/io/detail/text.hpp"
 
 namespace smooseg::io::detail {
 
@@ -110,17 +112,14 @@ class JsonReader {
   /// An integer of 0 to 2^63 - 1.
   int64_t integer() {
     skip_spaces();
-    const size_t begin = position_;
-    constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
-    int64_t value = 0;
-    while (position_ < text_.size() && text_[position_] >= '0' && text_[position_] <= '9') {
-      const int64_t digit = text_[position_++] - '0';
-      check(value <= (kMax - digit) / 10, "a number of more than 63 bits");
-      value = value * 10 + digit;
-    }
-    check(position_ > begin, "expected a number that is whole and not negative");
-    check(text_[begin] != '0' || position_ == begin + 1, "a number with leading zeros");
-    return value;
+    const std::string_view rest = text_.substr(position_);
+    uint64_t value = 0;
+    const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), value);
+    check(error != std::errc::invalid_argument, "expected a number that is whole and not negative");
+    check(error == std::errc() && value >> 63 == 0, "a number of more than 63 bits");
+    check(rest[0] != '0' || end == rest.data() + 1, "a number with leading zeros");
+    position_ += static_cast<size_t>(end - rest.data());
+    return static_cast<int64_t>(value);
   }
 
   /// Demands that nothing but spaces follows.
@@ -175,30 +174,19 @@ class JsonReader {
   }
 
   uint32_t hex4() {
+    const std::string_view digits = text_.substr(position_, 4);
     uint32_t value = 0;
-    for (int i = 0; i < 4; ++i) {
-      static constexpr std::string_view kDigits = "0123456789abcdefABCDEF";
-      const size_t digit = kDigits.find(next());
-      check(digit != std::string_view::npos, "a bad \\u escape in a string");
-      value = value * 16 + static_cast<uint32_t>(digit < 16 ? digit : digit - 6);
-    }
+    const char* const end = std::from_chars(digits.data(), digits.data() + digits.size(), value, 16).ptr;
+    check(end == digits.data() + 4, "a bad \\u escape in a string");
+    position_ += 4;
     return value;
   }
 
   static void append_utf8(std::string& out, uint32_t code) {
-    const auto tail = [&](int shift) { out += static_cast<char>(0x80 | ((code >> shift) & 0x3F)); };
-    if (code < 0x80) {
-      out += static_cast<char>(code);
-    } else if (code < 0x800) {
-      out += static_cast<char>(0xC0 | (code >> 6));
-      tail(0);
-    } else if (code < 0x10000) {
-      out += static_cast<char>(0xE0 | (code >> 12));
-      tail(6), tail(0);
-    } else {
-      out += static_cast<char>(0xF0 | (code >> 18));
-      tail(12), tail(6), tail(0);
-    }
+    static constexpr std::array<uint32_t, 4> kLeads{0, 0xC0, 0xE0, 0xF0};  // of 0 to 3 more bytes, with 6 bits each
+    const size_t more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+    out += static_cast<char>(kLeads[more] | code >> (6 * more));
+    for (size_t i = more; i > 0; --i) out += static_cast<char>(0x80 | (code >> (6 * (i - 1)) & 0x3F));
   }
 
   std::string_view text_;

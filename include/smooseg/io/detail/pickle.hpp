@@ -18,14 +18,14 @@
 #include <vector>
 
 #include "smooseg/io/detail/file_bytes.hpp"
-#include "smooseg/io/detail/printable.hpp"
+#include "smooseg/io/detail/text.hpp"
 
 namespace smooseg::io::detail {
 
 /// A value of a pickle. It may contain itself: whoever walks it must bound the walk.
 struct PickleValue {
   enum class Kind {
-    kOther,         ///< None, float, bytes, set: of no use to us
+    kOther,         ///< None, float, bytes, set: ignored
     kInteger,       ///< `integer`; booleans too
     kString,        ///< `text`
     kSequence,      ///< list or tuple: `items`
@@ -43,6 +43,7 @@ struct PickleValue {
   std::vector<PickleValue*> items;
   PickleValue* callee = nullptr;
   PickleValue* arguments = nullptr;
+  PickleValue* state = nullptr;  ///< what an object was given after it was made, often a dict of its attributes
 
   bool is(Kind k) const { return kind == k; }
 
@@ -81,7 +82,7 @@ class Unpickler {
 
   const Value& root() const { return *stack_.back(); }
 
-  /// The byte behind the pickle.
+  /// The position after the pickle.
   uint64_t end() const { return cursor_.position(); }
 
   /// All values, in the order in which they were read.
@@ -143,7 +144,7 @@ class Unpickler {
       case 0x93: push_stack_global(); break;                              // STACK_GLOBAL
       case 'R': case 0x81: push_object(pop_last(2)); break;               // REDUCE, NEWOBJ
       case 0x92: pop(); push_object(pop_last(2)); break;                  // NEWOBJ_EX
-      case 'b': pop(); top(); break;                                      // BUILD: the state is of no use to us
+      case 'b': { Value* const state = pop(); top()->state = state; break; }  // BUILD
       case 'Q': push_persistent_id(); break;                              // BINPERSID
       case 'q': memoize(cursor_.number<uint8_t>()); break;                // BINPUT
       case 'r': memoize(cursor_.number<uint32_t>()); break;               // LONG_BINPUT
@@ -166,7 +167,7 @@ class Unpickler {
 
   void push_integer(int64_t number) { push(Kind::kInteger).integer = number; }
 
-  // A little-endian integer in two's complement; one of more than 64 bits is of no use to us.
+  // A little-endian integer in two's complement; one of more than 64 bits is ignored.
   void push_long(uint64_t length) {
     if (length > 8) return push_other(length);
     const std::string_view bytes = cursor_.take(length);
@@ -175,7 +176,7 @@ class Unpickler {
     push_integer(static_cast<int64_t>(number));
   }
 
-  // A decimal number, of a LONG with an 'L' behind it; one of more than 64 bits is of no use to us.
+  // A decimal number, with an 'L' behind it if it is a LONG; one of more than 64 bits is ignored.
   void push_decimal(std::string_view digits) {
     if (!digits.empty() && digits.back() == 'L') digits.remove_suffix(1);
     int64_t number = 0;
@@ -185,7 +186,7 @@ class Unpickler {
     push_integer(number);
   }
 
-  // All values of no use are one, so that they take no memory. Skips `length` bytes.
+  // All ignored values are one, so that they take no memory. Skips `length` bytes.
   void push_other(uint64_t length) {
     cursor_.take(length);
     stack_.push_back(&other_);

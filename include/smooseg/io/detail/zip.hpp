@@ -1,6 +1,6 @@
 #pragma once
 
-// The directory of a zip archive whose entries are stored, as PyTorch writes them (with zip64 from 4 GB on).
+// Zip archives as PyTorch writes them: the entries that matter are stored uncompressed (with zip64 from 4 GB on).
 // Format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3 and 4.5.3.
 
 #include <c10/util/Exception.h>
@@ -16,15 +16,15 @@
 
 #include "smooseg/io/detail/crc32.hpp"
 #include "smooseg/io/detail/file_bytes.hpp"
-#include "smooseg/io/detail/printable.hpp"
+#include "smooseg/io/detail/text.hpp"
 
 namespace smooseg::io::detail {
 
 /// Reads the directory of an archive and hands out the entries' bytes without copying them. No two entries share bytes,
-/// so that all of them together are never larger than the file.
+/// so all of them together are never larger than the file.
 class ZipArchive {
  public:
-  /// @throws c10::Error naming the file where the directory is damaged, or an entry is compressed or encrypted.
+  /// @throws c10::Error naming the file where the directory is damaged.
   explicit ZipArchive(FileBytes file) : file_(std::move(file)) {
     const Directory directory = find_directory();
     Cursor cursor(file_, directory.offset);
@@ -52,11 +52,14 @@ class ZipArchive {
   }
 
   /// The bytes of an entry.
+  /// @throws c10::Error naming file and entry where it is compressed, encrypted or not there.
   FileBytes read(const std::string& entry) const {
     const auto found = entries_.find(entry);
     TORCH_CHECK(found != entries_.end(), name(), ": corrupt archive: no entry '", printable(entry), "'");
-    const auto [offset, size, checksum] = found->second;
-    // The local header repeats the directory's. How long it is matters, and that it is that of this entry.
+    const auto [offset, size, checksum, stored] = found->second;
+    TORCH_CHECK(stored, name(), ": entry '", printable(entry),
+                "' is compressed or encrypted, which those of PyTorch's tensors never are");
+    // The local header repeats the directory's entry. Only its length matters, and that it belongs to this entry.
     Cursor cursor(file_, offset);
     bool is_entry = cursor.number<uint32_t>() == kLocalHeader;
     cursor.take(22);
@@ -72,8 +75,8 @@ class ZipArchive {
     return file_.slice(begin, size);
   }
 
-  /// Checks an entry's bytes, all of which this reads, against their checksum. One of 0 stands for none: PyTorch writes
-  /// it where checksums are switched off.
+  /// Reads all of an entry and checks it against its checksum. A checksum of 0 stands for none: PyTorch writes it where
+  /// checksums are switched off.
   /// @throws c10::Error naming file and entry where they differ.
   void verify(const std::string& entry) const {
     const FileBytes bytes = read(entry);
@@ -84,8 +87,11 @@ class ZipArchive {
                 ", expected ", expected);
   }
 
+  /// Verifies every entry that is stored uncompressed.
   void verify_all() const {
-    for (const auto& [entry, location] : entries_) verify(entry);
+    for (const auto& [entry, location] : entries_) {
+      if (location.stored) verify(entry);
+    }
   }
 
  private:
@@ -97,6 +103,7 @@ class ZipArchive {
     uint64_t offset;  // of the local header
     uint64_t size;
     uint32_t checksum;
+    bool stored;  // neither compressed nor encrypted
   };
 
   static constexpr uint32_t kLocalHeader = 0x04034b50;
@@ -106,10 +113,6 @@ class ZipArchive {
   static constexpr std::string_view kEndMark = "PK\5\6";
   static constexpr uint64_t kEndSize = 22;
   static constexpr uint64_t kEnd64LocatorSize = 20;
-
-  static bool ends_with(std::string_view text, std::string_view end) {
-    return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
-  }
 
   Directory find_directory() const {
     // The end record is the file's last, but for a comment of up to 65535 bytes.
@@ -162,9 +165,8 @@ class ZipArchive {
     cursor.take(uint64_t{extra_length} + comment_length);
     read_extra64(Cursor(file_, extra_begin), extra_begin + extra_length, {&size, &stored_size, &offset});
 
-    TORCH_CHECK(method == 0 && (flags & 1) == 0 && size == stored_size, name(), ": entry '", printable(entry),
-                "' is compressed or encrypted, which PyTorch's files never are");
-    TORCH_CHECK(entries_.emplace(entry, Location{offset, size, checksum}).second, name(),
+    const bool stored = method == 0 && (flags & 1) == 0 && size == stored_size;
+    TORCH_CHECK(entries_.emplace(entry, Location{offset, size, checksum, stored}).second, name(),
                 ": corrupt archive: two entries '", printable(entry), "'");
   }
 

@@ -1,6 +1,6 @@
 #pragma once
 
-// Text of a file in an error. Needs no LibTorch.
+// Texts of files. Needs no LibTorch.
 
 #include <algorithm>
 #include <cstddef>
@@ -8,6 +8,14 @@
 #include <string_view>
 
 namespace smooseg::io::detail {
+
+inline bool starts_with(std::string_view text, std::string_view beginning) {
+  return text.substr(0, beginning.size()) == beginning;
+}
+
+inline bool ends_with(std::string_view text, std::string_view end) {
+  return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
+}
 
 /// `text` as an error may show it: control characters, which could move a terminal's cursor, are replaced by '?', and
 /// at most 200 bytes are kept.
