@@ -164,5 +164,13 @@ TEST_CASE("the segmenter refuses what does not fit", "[segmenter]") {
   CHECK_ERROR(Segmenter(backbone, Projector(3, 5), PrototypePredictor(4, 6)), "one embed_dim, got 5 and 6");
   CHECK_ERROR(Segmenter(backbone, Projector(3, 5), PrototypePredictor(4, 5), SegmenterOptions().tile(64)),
               "expected a tile of more pixels than the overlap plus a patch of 4, got 64 and 64");
+  struct WrongPatch : PatchMeans {
+    using PatchMeans::PatchMeans;
+    int64_t patch_size() const override { return 2; }
+  };
+  Segmenter wrong(std::make_shared<WrongPatch>(true), Projector(3, 5), PrototypePredictor(4, 5));
+  CHECK_ERROR(wrong->labels(torch::rand({1, 3, 8, 8})),
+              "expected the backbone to give features of shape [1, 3, 4, 4] for images of (1, 3, 8, 8), since its "
+              "patch_size() is 2 and channels() 3; got (1, 3, 2, 2)");
   CHECK_ERROR(Segmenter(nullptr, Projector(3, 5), PrototypePredictor(4, 5)), "the backbone is null");
 }

@@ -309,6 +309,18 @@ TEST_CASE("policies of one's own", "[smoothness]") {
   check(SmoothnessLoss<GaussianCloseness>(options, gaussian), 1.5, 0);
   check(SmoothnessLoss<BilateralCloseness>(options, bilateral), 2.5, 1 / (1.25 * 1.25));
 
+  // A pairwise policy cannot learn, and says so; without gradients to record it is evaluated.
+  const ReturningPairs learning{torch::full({1, 1, 1}, 2, kDouble).requires_grad_()};
+  const auto evaluate = [&] {
+    return functional::smoothness(x.narrow(2, 0, 1).narrow(3, 0, 1), a.narrow(2, 0, 1).narrow(3, 0, 1), pairing, {},
+                                  learning);
+  };
+  CHECK_ERROR(evaluate(), "a policy evaluated pairwise cannot learn");
+  {
+    const torch::NoGradGuard no_grad;
+    CHECK(evaluate().within.isfinite().item<bool>());
+  }
+
   // What a policy returns is checked, never broadcast.
   const auto refuses = [&](auto closeness, const char* text) {
     CHECK_ERROR(functional::smoothness(x, a, pairing, {}, closeness), text);
@@ -519,8 +531,9 @@ TEST_CASE("the smoothness term refuses what does not fit", "[smoothness]") {
   SmoothnessLoss loss;
   const Tensor x = torch::rand({2, 3, 4, 4}), a = torch::rand({2, 5, 4, 4}), pairing = pairing_of({1, 0});
   CHECK_ERROR(loss(x, torch::rand({2, 5, 4, 3}), pairing),
-              "smooseg::functional::smoothness: expected features (B,C,...) and assignments (B,K,...) of equal batch and "
-              "patches, got (2, 3, 4, 4) and (2, 5, 4, 3)");
+              "smooseg::functional::smoothness: expected features and assignments of the same patches, that is, equal "
+              "dimensions after the second, got (2, 3, 4, 4) and (2, 5, 4, 3)");
+  CHECK_ERROR(loss(x, a.flatten(2), pairing), "got (2, 3, 4, 4) and (2, 5, 16); flatten(2) joins (h,w) to one");
   CHECK_ERROR(loss(x, a.narrow(0, 0, 1), pairing), "got (2, 3, 4, 4) and (1, 5, 4, 4)");
   CHECK_ERROR(loss(x, a, pairing_of({0, 1, 0})), "expected pairing of shape (2) and dtype Long, got (3) and Long");
   CHECK_ERROR(loss(x, a, torch::rand({2})), "got (2) and Float");

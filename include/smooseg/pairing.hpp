@@ -32,17 +32,19 @@ inline Tensor random_pairing(int64_t batch, std::optional<at::Generator> generat
 
 namespace detail {
 
-/// Checks a pairing and brings it to `device`. Where it lies on another device than the CPU, this waits for it.
-inline Tensor checked_pairing(const Tensor& pairing, int64_t batch, torch::Device device, const char* function) {
+/// Checks a pairing; its values only where they lie on the CPU, since reading them elsewhere would wait for the device.
+inline void check_pairing(const Tensor& pairing, int64_t batch, torch::Device device, const char* function) {
   check_defined(pairing, function, "pairing");
   TORCH_CHECK(pairing.scalar_type() == torch::kInt64 && pairing.dim() == 1 && pairing.size(0) == batch, function,
               ": expected pairing of shape (", batch, ") and dtype Long, got ", shape_of(pairing), " and ",
               pairing.scalar_type());
+  TORCH_CHECK(pairing.device().is_cpu() || pairing.device() == device, function,
+              ": expected pairing on the CPU or on the features' device ", device, ", got ", pairing.device());
+  if (!pairing.device().is_cpu()) return;
   const int64_t lowest = pairing.min().item<int64_t>();
   const int64_t highest = pairing.max().item<int64_t>();
   TORCH_CHECK(lowest >= 0 && highest < batch, function, ": expected pairing to hold indices of the batch, 0 to ",
               batch - 1, ", got ", lowest, " to ", highest);
-  return pairing.to(device);
 }
 
 }  // namespace detail

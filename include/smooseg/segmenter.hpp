@@ -189,19 +189,31 @@ class SegmenterImpl : public torch::nn::Module {
     }
   }
 
+  /// The backbone's features, their shape checked.
+  Tensor features(const Tensor& images) {
+    const Tensor x = backbone->features(images);
+    const int64_t p = backbone->patch_size();
+    const std::vector<int64_t> expected{images.size(0), backbone->channels(), images.size(2) / p, images.size(3) / p};
+    TORCH_CHECK(x.defined() && x.sizes() == torch::IntArrayRef(expected),
+                "smooseg::Segmenter: expected the backbone to give features of shape ", torch::IntArrayRef(expected),
+                " for images of ", detail::shape_of(images), ", since its patch_size() is ", p, " and channels() ",
+                backbone->channels(), "; got ", detail::shape_of(x));
+    return x;
+  }
+
   /// @param images H and W multiples of the patch.
   Tensor tiled_code(const Tensor& images) {
     const int64_t p = backbone->patch_size(), height = images.size(2) / p, width = images.size(3) / p;
-    if (backbone->takes_whole_pictures()) return projector->code(backbone->features(images));
+    if (backbone->takes_whole_pictures()) return projector->code(features(images));
     const int64_t size = options.tile() / p, overlap = (options.overlap() + p - 1) / p;
     const auto rows = detail::tile_spans(height, size, overlap), columns = detail::tile_spans(width, size, overlap);
-    if (rows.size() == 1 && columns.size() == 1) return projector->code(backbone->features(images));
+    if (rows.size() == 1 && columns.size() == 1) return projector->code(features(images));
     Tensor result;
     for (const auto& r : rows) {
       for (const auto& c : columns) {
         const Tensor tile =
             images.narrow(2, r.start * p, std::min(size, height) * p).narrow(3, c.start * p, std::min(size, width) * p);
-        const Tensor z = projector->code(backbone->features(tile.contiguous()));
+        const Tensor z = projector->code(features(tile.contiguous()));
         if (!result.defined()) result = torch::empty({z.size(0), z.size(1), height, width}, z.options());
         const auto kept = [&](const Tensor& t, int64_t row, int64_t column) {
           return t.narrow(2, row, r.keep_end - r.keep_begin).narrow(3, column, c.keep_end - c.keep_begin);

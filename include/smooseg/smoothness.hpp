@@ -42,12 +42,6 @@ struct SmoothnessTerms {
 
 namespace detail {
 
-template <class Policy, class = void>
-struct HasPrepare : std::false_type {};
-template <class Policy>
-struct HasPrepare<Policy, std::void_t<decltype(std::declval<const Policy&>().prepare(std::declval<const Tensor&>()))>>
-    : std::true_type {};
-
 /// eps of a policy whose embedding is x / max(|x|, eps), which factorised evaluation does on the way; else negative.
 template <class Policy>
 double normalizing_eps(const Policy& policy) {
@@ -66,10 +60,10 @@ void check_options(const SmoothnessOptions& options, const char* function) {
 }
 
 /// The sums of Eq. 4 over all pairs of patches.
-/// @param features (B,C,...). @param a (B,K,N), of the dtype to compute in. @param partners checked.
+/// @param features (B,C,...). @param a (B,K,N), of the dtype to compute in. @param pairing checked.
 /// @return (2,3), within and across: the sums of W delta (W centred), of delta and of raw W.
 template <class Closeness, class Penalty>
-Tensor pair_sums(const Tensor& features, Tensor a, const Tensor& partners, const SmoothnessOptions& options,
+Tensor pair_sums(const Tensor& features, Tensor a, const Tensor& pairing, const SmoothnessOptions& options,
                  const Closeness& closeness, const Penalty& penalty) {
   const auto dtype = a.scalar_type();
   const bool centered = options.centering() != Centering::kNone;
@@ -86,13 +80,16 @@ Tensor pair_sums(const Tensor& features, Tensor a, const Tensor& partners, const
       const double x_eps = normalizing_eps(closeness), a_eps = normalizing_eps(penalty);
       if (x_eps < 0) x = embedded(closeness, x.to(dtype));
       if (a_eps < 0) a = embedded(penalty, a);
-      return FactorizedSums::apply(x, a, partners,
+      return FactorizedSums::apply(x, a, pairing.to(x.device(), /*non_blocking=*/true),
                                    FactorizedSums::Options{x_eps, a_eps, centered, options.block_bytes()});
     }
   }
+  x = x.to(dtype);
+  check_without_parameters(closeness, x);
+  check_without_parameters(penalty, a);
   using Plan = PairwisePlan<Closeness, Penalty>;
   return PairwiseSums<Closeness, Penalty>::apply(
-      x.to(dtype), a, partners, c10::make_intrusive<Plan>(closeness, penalty, centered, options.block_bytes()));
+      x, a, c10::make_intrusive<Plan>(closeness, penalty, pairing, centered, options.block_bytes()));
 }
 
 }  // namespace detail
@@ -110,7 +107,8 @@ namespace functional {
 /// @param features x, (B,C,...), floating; needs no gradient, but gets one where it asks for it. A value that is not
 ///   finite makes every term NaN (see `EnergyOptions::check_finite`).
 /// @param assignments a, (B,K,...), floating, soft assignments of the same patches.
-/// @param pairing (B) int64, image i is compared with image pairing[i] (see `functional::random_pairing`).
+/// @param pairing (B) int64, image i is compared with image pairing[i] (see `functional::random_pairing`). On the CPU its
+///   values are checked here; on the features' device, where they cannot be without waiting, by LibTorch's operators.
 /// @return scalars in float32 (float64 if an input is). Half precision inputs are summed in float32, also under
 ///   autocast.
 /// @throws c10::Error for shapes, dtypes or devices that do not fit, those that a policy returns among them, or
@@ -124,15 +122,19 @@ SmoothnessTerms smoothness(const Tensor& features, const Tensor& assignments, co
   detail::check_map(features, kName, "features", "(B,C,...)");
   detail::check_map(assignments, kName, "assignments", "(B,K,...)");
   detail::check_same_device(features, assignments, kName, "features", "assignments");
-  TORCH_CHECK(features.size(0) == assignments.size(0) && features.sizes().slice(2) == assignments.sizes().slice(2),
-              kName, ": expected features (B,C,...) and assignments (B,K,...) of equal batch and patches, got ",
+  TORCH_CHECK(features.size(0) == assignments.size(0), kName,
+              ": expected features (B,C,...) and assignments (B,K,...) of equal batch B, got ",
               detail::shape_of(features), " and ", detail::shape_of(assignments));
-  const Tensor partners = detail::checked_pairing(pairing, features.size(0), features.device(), kName);
+  TORCH_CHECK(
+      features.sizes().slice(2) == assignments.sizes().slice(2), kName,
+      ": expected features and assignments of the same patches, that is, equal dimensions after the second, got ",
+      detail::shape_of(features), " and ", detail::shape_of(assignments), "; flatten(2) joins (h,w) to one");
+  detail::check_pairing(pairing, features.size(0), features.device(), kName);
 
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const bool wide = features.scalar_type() == torch::kFloat64 || assignments.scalar_type() == torch::kFloat64;
   const Tensor a = assignments.flatten(2).to(wide ? torch::kFloat64 : torch::kFloat32);
-  const Tensor sums = detail::pair_sums(features, a, partners, options, closeness, penalty);
+  const Tensor sums = detail::pair_sums(features, a, pairing, options, closeness, penalty);
   const double pairs = static_cast<double>(a.size(0) * a.size(2)) * static_cast<double>(a.size(2));
   // sum (Wc - b) delta; adding the mean of W back to Wc only shifts b.
   const auto energy = [&](const Tensor& of, double threshold) {

@@ -19,11 +19,29 @@
 
 namespace smooseg::detail {
 
-template <class Policy, class = void>
-struct HasEmbed : std::false_type {};
-template <class Policy>
-struct HasEmbed<Policy, std::void_t<decltype(std::declval<const Policy&>().embed(std::declval<const Tensor&>()))>>
+/// Whether a policy has `embed`, and whether only one that is not const or takes its tensor by non-const reference, which
+/// would be passed over in silence. `HasPrepare` likewise.
+template <class Policy, class Argument, class = void>
+struct CallsEmbed : std::false_type {};
+template <class Policy, class Argument>
+struct CallsEmbed<Policy, Argument, std::void_t<decltype(std::declval<Policy&>().embed(std::declval<Argument&>()))>>
     : std::true_type {};
+template <class Policy>
+struct HasEmbed : CallsEmbed<const Policy, const Tensor> {
+  static_assert(CallsEmbed<const Policy, const Tensor>::value || !CallsEmbed<Policy, Tensor>::value,
+                "a policy's embed must be const and take const Tensor&: Tensor embed(const Tensor& x) const");
+};
+
+template <class Policy, class Argument, class = void>
+struct CallsPrepare : std::false_type {};
+template <class Policy, class Argument>
+struct CallsPrepare<Policy, Argument, std::void_t<decltype(std::declval<Policy&>().prepare(std::declval<Argument&>()))>>
+    : std::true_type {};
+template <class Policy>
+struct HasPrepare : CallsPrepare<const Policy, const Tensor> {
+  static_assert(CallsPrepare<const Policy, const Tensor>::value || !CallsPrepare<Policy, Tensor>::value,
+                "a policy's prepare must be const and take const Tensor&: Tensor prepare(const Tensor& x) const");
+};
 
 /// Checks what a policy's function has returned. @param sizes what is expected; -1: any.
 inline void check_policy(const Tensor& result, const char* function, at::IntArrayRef sizes, torch::ScalarType dtype) {
@@ -58,11 +76,33 @@ Tensor pairwise(const Policy& policy, const Tensor& x, const Tensor& y, bool is_
   }
 }
 
+/// Pairwise evaluation computes blocks again in its backward pass, outside the graph: what a policy holds gets no gradient
+/// there, so that it must not ask for one. @param x (B,C,N).
+template <class Policy>
+void check_without_parameters(const Policy& policy, const Tensor& x) {
+  const Tensor patch = x.detach().narrow(0, 0, 1).narrow(2, 0, 1);
+  Tensor result;
+  if constexpr (HasEmbed<Policy>::value) {
+    result = policy.embed(patch);
+  } else {
+    result = policy.pairwise(patch, patch);
+  }
+  TORCH_CHECK(
+      !torch::GradMode::is_enabled() || !result.defined() || !result.requires_grad(),
+      "smooseg::functional::smoothness: a policy evaluated pairwise cannot learn: its tensors require gradients "
+      "that they would not get; call requires_grad_(false) on them, or give the policy an `embed`");
+}
+
 /// What pairwise evaluation needs besides tensors; held by the autograd graph between forward and backward.
 template <class Closeness, class Penalty>
 struct PairwisePlan : torch::CustomClassHolder {
-  PairwisePlan(Closeness closeness, Penalty penalty, bool centered, int64_t block_bytes)
-      : closeness(std::move(closeness)), penalty(std::move(penalty)), centered(centered), block_bytes(block_bytes) {}
+  /// @param pairing is copied to the CPU, for which a pairing on another device waits.
+  PairwisePlan(Closeness closeness, Penalty penalty, const Tensor& pairing, bool centered, int64_t block_bytes)
+      : closeness(std::move(closeness)),
+        penalty(std::move(penalty)),
+        partners(pairing.to(torch::kCPU).contiguous()),
+        centered(centered),
+        block_bytes(block_bytes) {}
 
   /// The three sums over the pairs of some patches of one image, (1,C,P) and (1,K,P), and all patches of another.
   Tensor sums(const Tensor& x, const Tensor& a, const Tensor& y, const Tensor& b) const {
@@ -73,13 +113,13 @@ struct PairwisePlan : torch::CustomClassHolder {
 
   /// Calls f(0 within or 1 across, image, partner, first row, number of rows) for blocks within the memory bound.
   template <class F>
-  void for_each_block(const Tensor& x, const Tensor& pairing, const F& f) const {
+  void for_each_block(const Tensor& x, const F& f) const {
     const int64_t row_bytes = x.size(2) * static_cast<int64_t>(x.element_size());
     const int64_t rows = std::max<int64_t>(1, block_bytes / row_bytes);
-    const Tensor partners = pairing.to(torch::kCPU);
+    const int64_t* const partner = partners.data_ptr<int64_t>();
     for (int64_t i = 0; i < x.size(0); ++i) {
       for (const int64_t across : {0, 1}) {
-        const int64_t j = across == 0 ? i : partners[i].template item<int64_t>();
+        const int64_t j = across == 0 ? i : partner[i];
         for (int64_t p = 0; p < x.size(2); p += rows) f(across, i, j, p, std::min(rows, x.size(2) - p));
       }
     }
@@ -87,6 +127,7 @@ struct PairwisePlan : torch::CustomClassHolder {
 
   Closeness closeness;
   Penalty penalty;
+  Tensor partners;
   bool centered;
   int64_t block_bytes;
 };
@@ -98,12 +139,11 @@ struct PairwiseSums : torch::autograd::Function<PairwiseSums<Closeness, Penalty>
   using Context = torch::autograd::AutogradContext;
 
   /// @param x (B,C,N). @param a (B,K,N), of x's dtype. @return (2,3): within, across.
-  static Tensor forward(Context* context, const Tensor& x, const Tensor& a, const Tensor& pairing,
-                        const c10::intrusive_ptr<Plan>& plan) {
-    context->save_for_backward({x, a, pairing});
+  static Tensor forward(Context* context, const Tensor& x, const Tensor& a, const c10::intrusive_ptr<Plan>& plan) {
+    context->save_for_backward({x, a});
     context->saved_data["plan"] = c10::IValue::make_capsule(plan);
     Tensor sums = torch::zeros({2, 3}, x.options());
-    plan->for_each_block(x, pairing, [&](int64_t across, int64_t i, int64_t j, int64_t p, int64_t rows) {
+    plan->for_each_block(x, [&](int64_t across, int64_t i, int64_t j, int64_t p, int64_t rows) {
       sums[across] += plan->sums(x.narrow(0, i, 1).narrow(2, p, rows), a.narrow(0, i, 1).narrow(2, p, rows),
                                  x.narrow(0, j, 1), a.narrow(0, j, 1));
     });
@@ -113,12 +153,12 @@ struct PairwiseSums : torch::autograd::Function<PairwiseSums<Closeness, Penalty>
   static torch::autograd::variable_list backward(Context* context, torch::autograd::variable_list grads) {
     check_once_differentiable("smooseg::SmoothnessLoss");
     const auto saved = context->get_saved_variables();
-    const Tensor x = saved[0].detach(), a = saved[1].detach(), &pairing = saved[2];
+    const Tensor x = saved[0].detach(), a = saved[1].detach();
     const auto plan = c10::static_intrusive_pointer_cast<Plan>(context->saved_data["plan"].toCapsule());
     const bool wants_x = context->needs_input_grad(0), wants_a = context->needs_input_grad(1);
     Tensor grad_x = wants_x ? torch::zeros_like(x) : Tensor();
     Tensor grad_a = wants_a ? torch::zeros_like(a) : Tensor();
-    plan->for_each_block(x, pairing, [&](int64_t across, int64_t i, int64_t j, int64_t p, int64_t rows) {
+    plan->for_each_block(x, [&](int64_t across, int64_t i, int64_t j, int64_t p, int64_t rows) {
       torch::AutoGradMode with_grad(true);
       const auto leaf = [](const Tensor& t, bool wanted) { return t.detach().requires_grad_(wanted); };
       const Tensor xi = leaf(x.narrow(0, i, 1).narrow(2, p, rows), wants_x), xj = leaf(x.narrow(0, j, 1), wants_x);
@@ -136,7 +176,7 @@ struct PairwiseSums : torch::autograd::Function<PairwiseSums<Closeness, Penalty>
         grad->narrow(0, j, 1) += found[next++];
       }
     });
-    return {grad_x, grad_a, Tensor(), Tensor()};
+    return {grad_x, grad_a, Tensor()};
   }
 };
 
