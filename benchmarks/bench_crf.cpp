@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "smooseg/crf/dense_crf.hpp"
+#include "smooseg/crf/permutohedral.hpp"
 
 namespace {
 
