@@ -79,11 +79,11 @@ struct Size {
   std::size_t height, width;
 };
 
-// Pixels that lie further apart than 6 standard deviations do not reach each other in a lattice of up to 5 dimensions,
-// so that all bandwidths below this fraction of a step give the same kernel.
+// Pixels more than 6 standard deviations apart do not reach each other in a lattice of up to 5 dimensions, so that all
+// bandwidths below this fraction of a step give the same kernel.
 constexpr double kLeastBandwidth = 1. / 8;
 
-/// Positions in the first two features, in standard deviations. Divided, not multiplied with the inverse, as the
+/// Positions in the first two features, in standard deviations. Divided, not multiplied by the inverse, as the
 /// published program does: pixels on a face of the lattice then fall to the same side.
 template <int d>
 typename Lattice<d>::Features position_features(double bandwidth, Size size) {
@@ -184,13 +184,13 @@ inline void store_marginals(const float* rows, Size size, std::size_t classes, s
 ///
 ///     Q_i(l) ~ exp(-U_i(l) - sum_l' mu(l,l') sum_m w_m sum_j k_m(i,j) Q_j(l')),
 ///
-/// from Q = softmax(-U) on. As in the published program j = i is not left out. One thread; nothing random. Takes some
-/// 100 bytes a pixel, and for each class 8 more for each pixel and vertex of a bilateral lattice.
-/// @param image the picture; used by bilateral terms alone. @param height, width of the picture, at least 1.
+/// from Q = softmax(-U) on. As in the published program j = i is not left out. One thread; nothing random. It takes some
+/// 150 bytes for each pixel and 100 for each vertex of a bilateral lattice, and for each class 8 more for either.
+/// @param image the picture; only bilateral terms use it. @param height, width of the picture, at least 1.
 /// @param classes K, at least 1.
 /// @param energies U, (K,H,W), finite: -log(p) of probabilities p.
-/// @param marginals Q, (K,H,W): each pixel's sum to 1. May be where the energies are.
-/// @param isa the instructions that loops use; the machine must have them.
+/// @param marginals Q, (K,H,W): each pixel's sum is 1. They may overwrite the energies.
+/// @param isa the instruction set that kernels use; the machine must have it.
 /// @throws std::invalid_argument for options out of range.
 inline void mean_field(const MeanFieldOptions& options, const Rgb& image, std::size_t height, std::size_t width,
                        std::size_t classes, const Planes<const float>& energies, const Planes<float>& marginals,

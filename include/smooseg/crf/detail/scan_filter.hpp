@@ -179,7 +179,7 @@ class ScanFilter {
   std::vector<std::size_t> first_share_;  // by vertex, and the end
   std::vector<Share> shares_;
   std::vector<Progress> steps_;  // by block of points
-  Progress done_;
+  Progress done_{};
   std::size_t places_ = 1;
   smooseg::detail::AlignedBuffer<float> rings_[2];  // rows of values, one a place: read from one, written to the other
 };
