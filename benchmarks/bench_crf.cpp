@@ -1,7 +1,8 @@
 // The dense CRF, set-up included: time of a picture on one core beside a floor, pictures a second on several threads,
 // and the lattice's filter beside the sum over all pairs.
 //
-//   SMOOSEG_PICTURE=street.ppm bench_crf     a picture of your own (binary PPM, at least 320 x 320) for the made-up one
+//   SMOOSEG_PICTURE=street.ppm bench_crf     a picture of your own (binary PPM, at least 320 x 320) instead of the made-up one
+//   SMOOSEG_ISA=avx2 bench_crf               BM_DenseCrf with narrower vectors than the machine has: avx2 or baseline
 //
 // Time depends on the number of vertices of the bilateral lattice, `vertices` for each pixel; noise multiplies it.
 
@@ -21,6 +22,7 @@
 #include <vector>
 
 #include "smooseg/crf/dense_crf.hpp"
+#include "smooseg/crf/permutohedral.hpp"
 
 namespace {
 
@@ -122,6 +124,20 @@ Permutohedral<5>::Features features_of(const Picture& picture) {
       {static_cast<size_t>(picture.height), static_cast<size_t>(picture.width)});
 }
 
+/// The instruction set that SMOOSEG_ISA names, else the machine's widest.
+smooseg::detail::Isa chosen_isa() {
+  using smooseg::detail::Isa;
+  const char* const name = std::getenv("SMOOSEG_ISA");
+  const Isa widest = smooseg::detail::machine_isa();
+  if (name == nullptr) return widest;
+  const Isa isa = std::string(name) == "avx2" ? Isa::kAvx2 : Isa::kBaseline;
+  if ((isa == Isa::kBaseline && std::string(name) != "baseline") || isa > widest) {
+    throw std::runtime_error(std::string("SMOOSEG_ISA: expected baseline, or avx2 where the machine has it, got ") +
+                             name);
+  }
+  return isa;
+}
+
 /// Bytes a second of copying 64 MiB, both directions counted; the best of some runs.
 double copy_bandwidth() {
   static const double bandwidth = [] {
@@ -149,7 +165,7 @@ void BM_DenseCrf(benchmark::State& state) {
   for (auto _ : state) {
     mean_field(options, {picture.pixels.data(), 3 * size}, static_cast<size_t>(size), static_cast<size_t>(size),
                static_cast<size_t>(classes), {energies.data(), size * size, size},
-               {marginals.data(), size * size, size});
+               {marginals.data(), size * size, size}, chosen_isa());
     benchmark::DoNotOptimize(marginals.data());
   }
   const auto pixels = static_cast<double>(size * size);

@@ -17,11 +17,19 @@ using smooseg::detail::Isa;
 
 namespace {
 
-std::vector<Isa> machine_isas() {
-  std::vector<Isa> isas{Isa::kBaseline};
-  for (const Isa isa : {Isa::kAvx2, Isa::kAvx512}) {
-    if (isa <= smooseg::detail::machine_isa()) isas.push_back(isa);
-  }
+/// The instruction sets of this machine; says, once a process, which ones remain untested.
+const std::vector<Isa>& machine_isas() {
+  static const std::vector<Isa> isas = [] {
+    std::vector<Isa> result{Isa::kBaseline};
+    for (const Isa isa : {Isa::kAvx2, Isa::kAvx512}) {
+      if (isa <= smooseg::detail::machine_isa()) {
+        result.push_back(isa);
+      } else {
+        WARN("skipped, as this machine lacks it: " << (isa == Isa::kAvx2 ? "AVX2" : "AVX-512"));
+      }
+    }
+    return result;
+  }();
   return isas;
 }
 

@@ -39,16 +39,16 @@ struct DenseCrfOptions {
   /// else 1.
   TORCH_ARG(Tensor, compatibility);
 
-  /// Probabilities below count as this one, lest a class be impossible. Default: 1e-5
+  /// Smaller probabilities count as this one, so that no class is impossible. Default: 1e-5
   TORCH_ARG(double, min_probability) = 1e-5;
 
-  /// Longest side in pixels of the tiles into which larger pictures are cut. Default: 1024
+  /// Longest side, in pixels, of the tiles into which larger pictures are cut. Default: 1024
   TORCH_ARG(int64_t, tile) = 1024;
 
-  /// Pixels that neighbouring tiles share, at least; cut in the middle. Default: 128
+  /// Pixels that neighbouring tiles share at least; each overlap is split in the middle. Default: 128
   TORCH_ARG(int64_t, overlap) = 128;
 
-  /// Pictures and tiles that are worked on at a time, each by a thread. Default: 1
+  /// Number of threads, each of which works on one picture or tile at a time. Default: 1
   TORCH_ARG(int64_t, threads) = 1;
 };
 
@@ -109,7 +109,7 @@ class DenseCrf {
   }
 
   /// The same from energies.
-  /// @param energies (K,H,W) or (B,K,H,W), floating, finite: -log(p), give or take a constant for each pixel.
+  /// @param energies (K,H,W) or (B,K,H,W), floating, finite: -log(p), up to a constant for each pixel.
   /// @return marginals, of the energies' shape, dtype and device.
   /// @throws c10::Error for other shapes, dtypes and values.
   Tensor from_energies(const Tensor& image, const Tensor& energies) const {
@@ -118,8 +118,8 @@ class DenseCrf {
     return infer(image, energies).to(energies.options());
   }
 
-  /// The most probable class of each pixel, from energies as `from_energies` takes them. Takes no memory for all
-  /// marginals, those of a tile excepted.
+  /// The most probable class of each pixel, from energies as `from_energies` takes them. Each thread holds the
+  /// marginals of one tile only.
   /// @return (H,W) or (B,H,W) int64, on the energies' device.
   /// @throws c10::Error for other shapes, dtypes and values.
   Tensor labels_from_energies(const Tensor& image, const Tensor& energies) const {
