@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up, configures and builds smooseg in build/<which LibTorch>[-clang][-sanitize]; the programs are in its bin/.
 #
-#   cmake/build.sh [TARGET...]        default: all; the program alone: smooseg_cli
+#   cmake/build.sh [TARGET...]        default: all but the benchmarks; the program alone: smooseg_cli
 #
 # SMOOSEG_LIBTORCH and SMOOSEG_COMPILER (see setup.sh) and SMOOSEG_SANITIZE=ON choose the variant, that of a preset in
 # CMakePresets.json where there is one. SMOOSEG_WARNINGS_AS_ERRORS=ON stops at a warning.

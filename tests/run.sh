@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds everything and runs all tests; installs what is missing first.
+# Builds library, program and tests, and runs all tests; installs what is missing first.
 #
 #   tests/run.sh [--unit] [CTEST OPTION...]            e.g. tests/run.sh -R smoothness
 #   SMOOSEG_LIBTORCH=pypi tests/run.sh                 with the LibTorch of Python's torch, see cmake/setup.sh
