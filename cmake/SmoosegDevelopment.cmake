@@ -1,16 +1,30 @@
 # What our own tests, examples and benchmarks are compiled with; nothing of it reaches users of the library.
 
+option(SMOOSEG_WARNINGS_AS_ERRORS "Stop at a compiler warning in our own code" OFF)
 option(SMOOSEG_SANITIZE "Compile our tests and examples with AddressSanitizer and UndefinedBehaviorSanitizer" OFF)
-
 option(SMOOSEG_FUZZ "Build tests/fuzz, which needs Clang" OFF)
 
-# Warnings are errors; sanitizers if asked for.
+# Objects are taken from ccache where it is installed. CCACHE_BASEDIR lets build folders share them.
+find_program(SMOOSEG_CCACHE ccache)
+mark_as_advanced(SMOOSEG_CCACHE)
+if(SMOOSEG_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${CMAKE_COMMAND}" -E env "CCACHE_BASEDIR=${PROJECT_SOURCE_DIR}"
+    CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime "${SMOOSEG_CCACHE}")
+endif()
+
+# Warnings; sanitizers if asked for.
 function(smooseg_own_target target)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wconversion -Werror)
-  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 14)
-    # False alarms about std::string in C++20 with optimisation (GCC bugs 105329 and 105651).
-    target_compile_options(${target} PRIVATE
-      -Wno-array-bounds -Wno-restrict -Wno-stringop-overflow -Wno-stringop-overread)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wconversion)
+  if(SMOOSEG_WARNINGS_AS_ERRORS)
+    target_compile_options(${target} PRIVATE -Werror)
+  endif()
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    target_compile_options(${target} PRIVATE -fpch-preprocess)  # lets ccache see through precompiled headers
+    if(CMAKE_CXX_COMPILER_VERSION VERSION_LESS 14)
+      # False alarms about std::string in C++20 with optimisation (GCC bugs 105329 and 105651).
+      target_compile_options(${target} PRIVATE
+        -Wno-array-bounds -Wno-restrict -Wno-stringop-overflow -Wno-stringop-overread)
+    endif()
   endif()
   if(SMOOSEG_SANITIZE)
     set(sanitizers -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)

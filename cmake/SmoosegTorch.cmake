@@ -11,7 +11,9 @@
 #   3. the system's (Debian's libtorch-dev)
 # SMOOSEG_LIBTORCH (cache or environment) chooses one instead: `debian`, `pypi` or the folder of a LibTorch.
 #
-# Sets SmoosegTorch_FOUND, and SmoosegTorch_VERSION or SmoosegTorch_NOT_FOUND_MESSAGE.
+# Sets SmoosegTorch_FOUND, and SmoosegTorch_VERSION or SmoosegTorch_NOT_FOUND_MESSAGE. As a script,
+#   cmake [-D SMOOSEG_LIBTORCH=...] [-D SMOOSEG_VENV=...] -P SmoosegTorch.cmake
+# only prints where it found LibTorch: `debian:FOLDER`, `pypi:FOLDER` or `folder:FOLDER`, with no FOLDER if it did not.
 
 set(SMOOSEG_LIBTORCH "$ENV{SMOOSEG_LIBTORCH}" CACHE STRING
   "LibTorch to use: debian, pypi or a folder; empty: the first found")
@@ -101,23 +103,6 @@ function(_smooseg_torch_version prefix version)
   set(${version} "" PARENT_SCOPE)
 endfunction()
 
-# OpenMP, which LibTorch's header at::parallel_for needs where our code is compiled, and the very runtime that LibTorch
-# loads, since two in one process run twice the threads: the libgomp beside LibTorch's libraries where there is one.
-# Other compilers than GCC bring another runtime; with them at::parallel_for in our headers runs in one thread.
-function(_smooseg_torch_openmp torch library_folder)
-  if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    return()
-  endif()
-  set_property(TARGET ${torch} APPEND PROPERTY INTERFACE_COMPILE_OPTIONS "$<$<COMPILE_LANGUAGE:CXX>:-fopenmp>")
-  file(GLOB runtime "${library_folder}/libgomp*.so*")
-  if(runtime)
-    list(GET runtime 0 runtime)
-    set_property(TARGET ${torch} APPEND PROPERTY INTERFACE_LINK_LIBRARIES "${runtime}")
-  else()
-    set_property(TARGET ${torch} APPEND PROPERTY INTERFACE_LINK_OPTIONS -fopenmp)
-  endif()
-endfunction()
-
 # Makes smooseg::torch; sets `detail` to what a reader of the configure log wants to know beside the version, or, where
 # there is no target afterwards, to the library that is missing.
 function(_smooseg_make_torch prefix detail)
@@ -136,7 +121,6 @@ function(_smooseg_make_torch prefix detail)
     endif()
     list(APPEND libraries ${library_${name}})
   endforeach()
-  get_filename_component(library_folder "${library_torch}" DIRECTORY)
 
   # GLOBAL: smooseg::smooseg, which links this, may be used in folders above the one that made it.
   add_library(smooseg::torch INTERFACE IMPORTED GLOBAL)
@@ -175,10 +159,15 @@ function(_smooseg_make_torch prefix detail)
     list(APPEND words "CPU")
   endif()
 
-  _smooseg_torch_openmp(smooseg::torch "${library_folder}")
   list(JOIN words ", " words)
   set(${detail} "${words}" PARENT_SCOPE)
 endfunction()
+
+if(CMAKE_SCRIPT_MODE_FILE STREQUAL CMAKE_CURRENT_LIST_FILE)
+  _smooseg_choose_torch(_smooseg_prefix _smooseg_kind)
+  execute_process(COMMAND "${CMAKE_COMMAND}" -E echo "${_smooseg_kind}:${_smooseg_prefix}")
+  return()
+endif()
 
 # A choice once made stays for the build folder, whatever Python is active at a later configure.
 set(_smooseg_asked "${SMOOSEG_LIBTORCH}|${Torch_DIR}|${CMAKE_PREFIX_PATH}|${SMOOSEG_VENV}")

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Sets up, configures and builds smooseg in build/<which LibTorch>[-sanitize]; the programs are in its bin/.
+# Sets up, configures and builds smooseg in build/<which LibTorch>[-clang][-sanitize]; the programs are in its bin/.
 #
-#   cmake/build.sh [TARGET...]        default: all; the program alone: smooseg_cli
+#   cmake/build.sh [TARGET...]        default: all but the benchmarks; the program alone: smooseg_cli
 #
-# SMOOSEG_LIBTORCH (see setup.sh) and SMOOSEG_SANITIZE=ON choose the variant.
+# SMOOSEG_LIBTORCH and SMOOSEG_COMPILER (see setup.sh) and SMOOSEG_SANITIZE=ON choose the variant, that of a preset in
+# CMakePresets.json where there is one. SMOOSEG_WARNINGS_AS_ERRORS=ON stops at a warning.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . cmake/setup.sh
@@ -16,8 +17,7 @@ jobs=$((memory_kb / 2000000))
 if [ "$jobs" -gt "$(nproc)" ]; then jobs=$(nproc); fi
 if [ "$jobs" -lt 1 ]; then jobs=1; fi
 
-generator=()
-if [ ! -e "$SMOOSEG_BUILD_DIR/CMakeCache.txt" ] && command -v ninja >/dev/null; then generator=(-G Ninja); fi
-cmake "${generator[@]}" -S . -B "$SMOOSEG_BUILD_DIR" -DSMOOSEG_LIBTORCH="$SMOOSEG_LIBTORCH" \
-  -DSMOOSEG_VENV="$SMOOSEG_VENV" -DSMOOSEG_SANITIZE="${SMOOSEG_SANITIZE:-OFF}"
+cmake --preset "$SMOOSEG_PRESET" -B "$SMOOSEG_BUILD_DIR" ${SMOOSEG_COMPILER:+-D CMAKE_CXX_COMPILER=clang++} \
+  -D SMOOSEG_LIBTORCH="$SMOOSEG_LIBTORCH" -D SMOOSEG_VENV="$SMOOSEG_VENV" \
+  -D SMOOSEG_WARNINGS_AS_ERRORS="${SMOOSEG_WARNINGS_AS_ERRORS:-OFF}"
 cmake --build "$SMOOSEG_BUILD_DIR" --parallel "$jobs" --target "${@:-all}"

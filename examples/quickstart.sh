@@ -52,7 +52,7 @@ if [ -z "$classes" ] && [ ! -f "$data/classes.json" ]; then classes=8; fi
 [ -z "$classes" ] || options+=(--classes "$classes")
 [ -z "$iterations" ] || options+=(--iterations "$iterations")
 
-"$smooseg" train --config "$config" "${options[@]}" --data "$data" --out "$out/model"
+"$smooseg" train --config "$config" "${options[@]}" --data "$data" --out "$out/model" --overwrite
 if [ -d "$data/labels/test" ]; then
   "$smooseg" evaluate --config "$config" --model "$out/model/best.safetensors" --data "$data" --kmeans --out "$out/evaluation"
 else

@@ -1,4 +1,4 @@
-// The losses in a program of somebody else's.
+// A user's program with the losses in it.
 
 #include <cmath>
 #include <cstdio>

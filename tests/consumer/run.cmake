@@ -1,4 +1,5 @@
-# Builds and runs the consumer with smooseg taken in the way WAY; for find_package after an install that is then moved.
+# Builds and runs the consumer with smooseg taken in the way WAY. For find_package the library is configured with nothing
+# but CMake's defaults, installed, and the installed files are moved.
 
 cmake_minimum_required(VERSION 3.20)
 
@@ -11,7 +12,7 @@ endfunction()
 
 # Installed files may name no folder of the machine that they were made on.
 function(check_relocatable prefix)
-  set(folders "${SOURCE_DIR}/include" "${SOURCE_DIR}/cmake" "${BUILD_DIR}" "${WORK_DIR}" /usr/include/)
+  set(folders "${SOURCE_DIR}/include" "${SOURCE_DIR}/cmake" "${WORK_DIR}" /usr/include/)
   if(NOT LIBTORCH STREQUAL "/usr")
     list(APPEND folders "${LIBTORCH}")
   endif()
@@ -31,14 +32,20 @@ function(check_relocatable prefix)
 endfunction()
 
 file(REMOVE_RECURSE "${WORK_DIR}")
-set(options "")
+set(common -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DSMOOSEG_LIBTORCH=${LIBTORCH}")
 if(WAY STREQUAL "find_package")
-  run("${CMAKE_COMMAND}" --install "${BUILD_DIR}" --prefix "${WORK_DIR}/prefix")
+  # What only tests, examples and benchmarks need is hidden: the library alone must not want it.
+  set(hidden "")
+  foreach(package IN ITEMS Catch2 CLI11 benchmark nlohmann_json PNG JPEG)
+    list(APPEND hidden "-DCMAKE_DISABLE_FIND_PACKAGE_${package}=ON")
+  endforeach()
+  run("${CMAKE_COMMAND}" ${common} ${hidden} -S "${SOURCE_DIR}" -B "${WORK_DIR}/library")
+  run("${CMAKE_COMMAND}" --install "${WORK_DIR}/library" --prefix "${WORK_DIR}/prefix")
   check_relocatable("${WORK_DIR}/prefix")
   file(RENAME "${WORK_DIR}/prefix" "${WORK_DIR}/moved")
-  set(options "-DCMAKE_PREFIX_PATH=${WORK_DIR}/moved")
+  list(APPEND common "-DCMAKE_PREFIX_PATH=${WORK_DIR}/moved")
 else()
-  set(options "-DSMOOSEG_SOURCE_DIR=${SOURCE_DIR}")
+  list(APPEND common "-DSMOOSEG_SOURCE_DIR=${SOURCE_DIR}")
   # Once without a CUDA toolkit, which must change nothing.
   if(WAY STREQUAL "add_subdirectory")
     string(REGEX REPLACE "[^:]*cuda[^:]*:?" "" path "$ENV{PATH}")
@@ -48,8 +55,25 @@ else()
     endforeach()
   endif()
 endif()
+
+# Configures the consumer in `folder` and compares whether the package warns of kernels that are not optimised.
 get_filename_component(here "${CMAKE_CURRENT_LIST_FILE}" DIRECTORY)
-run("${CMAKE_COMMAND}" -G "${GENERATOR}" -S "${here}" -B "${WORK_DIR}/build" -DWAY=${WAY} "-DSMOOSEG_LIBTORCH=${LIBTORCH}"
-  -DCMAKE_BUILD_TYPE=Debug ${options})
+function(configure folder must_warn)
+  execute_process(COMMAND "${CMAKE_COMMAND}" ${common} -S "${here}" -B "${WORK_DIR}/${folder}" -DWAY=${WAY} ${ARGN}
+    COMMAND_ECHO STDOUT RESULT_VARIABLE status ERROR_VARIABLE messages)
+  if(NOT status EQUAL 0)
+    message(FATAL_ERROR "failed with ${status}: ${messages}")
+  endif()
+  string(FIND "${messages}" "CMAKE_BUILD_TYPE is empty" position)
+  if((must_warn AND position EQUAL -1) OR NOT (must_warn OR position EQUAL -1))
+    message(FATAL_ERROR "expected a warning about CMAKE_BUILD_TYPE: ${must_warn}, found: ${messages}")
+  endif()
+endfunction()
+unset(ENV{CMAKE_BUILD_TYPE})
+unset(ENV{CXXFLAGS})
+if(NOT GENERATOR MATCHES "Multi-Config|Visual Studio|Xcode")
+  configure(untyped TRUE)
+endif()
+configure(build FALSE -DCMAKE_BUILD_TYPE=Debug)
 run("${CMAKE_COMMAND}" --build "${WORK_DIR}/build")
 run("${WORK_DIR}/build/consumer")

@@ -26,8 +26,8 @@ runtime=$(clang++ -print-file-name="libclang_rt.fuzzer-$(uname -m).a")
 
 . cmake/setup.sh
 build=build/fuzz
-cmake -S . -B $build -DCMAKE_CXX_COMPILER=clang++ -DSMOOSEG_FUZZ=ON -DSMOOSEG_BUILD_EXAMPLES=OFF \
-  -DSMOOSEG_BUILD_BENCHMARKS=OFF -DSMOOSEG_LIBTORCH="$SMOOSEG_LIBTORCH" -DSMOOSEG_VENV="$SMOOSEG_VENV"
+cmake -S . -B $build -DCMAKE_CXX_COMPILER=clang++ -DSMOOSEG_BUILD_TESTS=ON -DSMOOSEG_FUZZ=ON \
+  -DSMOOSEG_LIBTORCH="$SMOOSEG_LIBTORCH" -DSMOOSEG_VENV="$SMOOSEG_VENV"
 cmake --build $build --target fuzz_readers
 
 export ASAN_OPTIONS=protect_shadow_gap=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1
