@@ -11,12 +11,6 @@
 
 namespace smooseg::detail {
 
-/// 1 / max(|x|, eps): (B,C,N) -> (B,1,N). Records no gradients.
-inline Tensor inverse_norms(const Tensor& x, double eps) {
-  const Tensor norms = has_columns(x) ? column_dots(x, x).sqrt_() : at::norm(x, 2, {1}, /*keepdim=*/true);
-  return norms.clamp_min_(eps).reciprocal_();
-}
-
 /// For backward passes that no second derivative can be taken of.
 inline void check_once_differentiable(const char* function) {
   TORCH_CHECK(!torch::GradMode::is_enabled(), function, ": second derivatives (create_graph) are not supported");

@@ -234,6 +234,12 @@ inline Tensor column_dots(const Tensor& x, const Tensor& y) {
   return out;
 }
 
+/// 1 / max(|x|, eps): (B,C,N) -> (B,1,N). Records no gradients.
+inline Tensor inverse_norms(const Tensor& x, double eps) {
+  const Tensor norms = has_columns(x) ? column_dots(x, x).sqrt_() : at::norm(x, 2, {1}, /*keepdim=*/true);
+  return norms.clamp_min_(eps).reciprocal_();
+}
+
 /// The gradient to x of y = x scale, scale (B,1,N) being 1 / max(|x|, eps) of its columns, from that to y, to which
 /// `offset` (B,C,1) is added where one is given.
 inline Tensor column_unit_backward(const Tensor& x, const Tensor& scale, double eps, const Tensor& grad,

@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "smooseg/detail/autograd/unit_vectors.hpp"
 #include "smooseg/detail/kernels/aligned_buffer.hpp"
 #include "smooseg/detail/kernels/columnwise.hpp"
 #include "smooseg/detail/kernels/math.hpp"
