@@ -57,7 +57,7 @@ class Permutohedral {
     }
     constexpr Eigen::Index kChannels = 32;
     Values result(values.rows(), values.cols());
-    detail::AlignedBuffer<Scalar> rows, vertex_rows;
+    smooseg::detail::AlignedBuffer<Scalar> rows, vertex_rows;
     const auto chains = detail::chains_of(lattice_);
     for (Eigen::Index first = 0; first < values.cols(); first += kChannels) {
       const Eigen::Index channels = std::min(kChannels, values.cols() - first);

@@ -4,7 +4,6 @@
 
 #include <Eigen/Core>
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -114,7 +113,9 @@ class Lattice {
 
  private:
   // A vertex's key is its remainder plus, for coordinates 1 to d, their integer part times a unit, modulo 2^64.
-  using KeyUnits = std::array<std::uint64_t, kCorners>;  // [0] is 0: coordinates sum to 0
+  struct KeyUnits {
+    std::uint64_t of[kCorners] = {};  // [0] stays 0: coordinates sum to 0
+  };
   static constexpr int kRemainderBits = d < 2 ? 1 : d < 4 ? 2 : d < 8 ? 3 : d < 16 ? 4 : 5;
 
   /// Units that tell apart all vertices near points: each the one before times its coordinate's number of values. Where
@@ -122,7 +123,7 @@ class Lattice {
   static KeyUnits key_units(const Eigen::Ref<const Features>& features) {
     constexpr std::uint64_t kMultiplier = 0xd1342543de82ef95;  // Steele and Vigna, 2022
     constexpr double kMargin = 12;  // on either side rounding, a vertex of the simplex and its neighbour may be one off
-    std::array<double, kCorners> count;
+    double count[kCorners];
     double keys = 1 << kRemainderBits, spread = 0;  // of the sum of the scaled features after the coordinate
     for (int j = d; j >= 1; --j) {
       const auto feature = features.col(j - 1);
@@ -132,10 +133,10 @@ class Lattice {
       keys *= count[j];
       spread += width;
     }
-    KeyUnits unit = {};
+    KeyUnits unit;
     std::uint64_t next = std::uint64_t{1} << kRemainderBits;
     for (int j = 1; j <= d; ++j) {
-      unit[j] = next;
+      unit.of[j] = next;
       next *= keys < std::ldexp(1.0, 64) ? static_cast<std::uint64_t>(count[j]) : kMultiplier;
     }
     return unit;
@@ -159,8 +160,8 @@ class Lattice {
         for (int j = 0; j <= d; ++j) {
           const std::int32_t rank = simplices.rank[j][i];
           rest[rank] = simplices.rest[j][i];
-          step[rank] = unit[j];
-          key += unit[j] * static_cast<std::uint64_t>(simplices.cell[j][i]);
+          step[rank] = unit.of[j];
+          key += unit.of[j] * static_cast<std::uint64_t>(simplices.cell[j][i]);
         }
         // Towards the vertex of remainder k, the coordinates of the k lowest ranks step down a cell.
         Corner<Scalar>* const corner = corners_.data() + (begin + i) * kCorners;
@@ -176,14 +177,14 @@ class Lattice {
   void find_neighbours(const KeyUnits& unit, const VertexTable& table) {
     neighbours_.resize(kCorners * (vertices() + 1));
     std::uint64_t all = 0;
-    for (const std::uint64_t u : unit) all += u;
+    for (const std::uint64_t u : unit.of) all += u;
     constexpr std::uint64_t kRemainder = (std::uint64_t{1} << kRemainderBits) - 1;
     for (int axis = 0; axis <= d; ++axis) {
       Neighbours* const at = neighbours_.data() + static_cast<std::size_t>(axis) * (vertices() + 1);
       for (std::size_t v = 1; v <= vertices(); ++v) {
         // One more in all coordinates but this one, which goes d down.
         const std::uint64_t key = table.key(v);
-        const std::uint32_t after = table.find(((key & kRemainder) == d ? key + all - d : key + 1) - unit[axis]);
+        const std::uint32_t after = table.find(((key & kRemainder) == d ? key + all - d : key + 1) - unit.of[axis]);
         at[v].after = after;
         at[after].before = static_cast<std::uint32_t>(v);  // vertex 0's too, to spare a branch
       }

@@ -60,7 +60,7 @@ using Row = Registers<Scalar, lanes, width / lanes>;
 
 /// Number of channels that a row is padded to: 4, 8, 16 or a multiple of 32, for which kernels are compiled.
 inline std::size_t padded_channels(std::size_t channels) {
-  for (const std::size_t width : {4, 8, 16}) {
+  for (std::size_t width = 4; width <= 16; width *= 2) {
     if (channels <= width) return width;
   }
   return (channels + 31) / 32 * 32;

@@ -155,7 +155,7 @@ class ScanFilter {
       // A blur needs the one before it to be done with all neighbours: those that it reads, and those that must have
       // read what it overwrites.
       steps_[b][kAxes] = lattice_.first_new_vertex(b + 1);
-      for (int stage = kAxes; stage > 0; --stage) steps_[b][stage - 1] = last[steps_[b][stage] - 1] + 1;
+      for (std::size_t stage = kAxes; stage > 0; --stage) steps_[b][stage - 1] = last[steps_[b][stage] - 1] + 1;
     }
     std::size_t oldest_read = vertices;  // by this block or one after it
     for (std::size_t b = blocks; b-- > 0;) {
