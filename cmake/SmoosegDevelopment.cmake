@@ -25,6 +25,9 @@ function(smooseg_own_target target)
       target_compile_options(${target} PRIVATE
         -Wno-array-bounds -Wno-restrict -Wno-stringop-overflow -Wno-stringop-overread)
     endif()
+  elseif(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    target_compile_options(${target} PRIVATE -Wno-sign-conversion)  # which GCC's -Wconversion does not include
+    target_compile_options(${target} PRIVATE "SHELL:-Xclang -fno-pch-timestamp")  # the same for ccache
   endif()
   if(SMOOSEG_SANITIZE)
     set(sanitizers -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
