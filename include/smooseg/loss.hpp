@@ -57,8 +57,8 @@ template <class Closeness = CosineCloseness, class Penalty = CosinePenalty>
 class EnergyLossImpl : public torch::nn::Cloneable<EnergyLossImpl<Closeness, Penalty>> {
  public:
   /// @throws c10::Error if the temperature is not positive.
-  explicit EnergyLossImpl(const EnergyOptions& options = {}, Closeness closeness = {}, Penalty penalty = {})
-      : options(options), closeness_(std::move(closeness)), penalty_(std::move(penalty)) {
+  explicit EnergyLossImpl(const EnergyOptions& options_ = {}, Closeness closeness = {}, Penalty penalty = {})
+      : options(options_), closeness_(std::move(closeness)), penalty_(std::move(penalty)) {
     TORCH_CHECK(options.temperature() > 0, "smooseg::EnergyLoss: expected temperature > 0, got ",
                 options.temperature());
     detail::check_options<Closeness, Penalty>(options.smoothness(), "smooseg::EnergyLoss");

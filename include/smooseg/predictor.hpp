@@ -142,7 +142,7 @@ class PrototypePredictorImpl : public torch::nn::Cloneable<PrototypePredictorImp
       : PrototypePredictorImpl(PrototypePredictorOptions(num_classes, embed_dim)) {}
 
   /// @throws c10::Error for fewer than 2 classes, no dimension, or a momentum outside [0,1].
-  explicit PrototypePredictorImpl(const PrototypePredictorOptions& options) : options(options) {
+  explicit PrototypePredictorImpl(const PrototypePredictorOptions& options_) : options(options_) {
     TORCH_CHECK(options.num_classes() >= 2, "smooseg::PrototypePredictor: expected at least 2 classes, got ",
                 options.num_classes());
     TORCH_CHECK(options.embed_dim() >= 1, "smooseg::PrototypePredictor: expected embed_dim of at least 1, got ",

@@ -42,7 +42,7 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
   ProjectorImpl(int64_t in_channels, int64_t embed_dim) : ProjectorImpl(ProjectorOptions(in_channels, embed_dim)) {}
 
   /// @throws c10::Error for sizes below 1 or a dropout outside [0,1).
-  explicit ProjectorImpl(const ProjectorOptions& options) : options(options) {
+  explicit ProjectorImpl(const ProjectorOptions& options_) : options(options_) {
     TORCH_CHECK(options.in_channels() >= 1 && options.embed_dim() >= 1,
                 "smooseg::Projector: expected in_channels and embed_dim of at least 1, got ", options.in_channels(),
                 " and ", options.embed_dim());

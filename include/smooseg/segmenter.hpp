@@ -72,28 +72,28 @@ std::shared_ptr<Module> clone_of(const Module& module, const OptionalDevice& dev
 class SegmenterImpl : public torch::nn::Module {
  public:
   /// @throws c10::Error if the parts do not fit each other or the tile holds no patch.
-  SegmenterImpl(std::shared_ptr<backbone::Backbone> backbone, Projector projector, PrototypePredictor predictor,
-                const SegmenterOptions& options = {})
-      : options(options),
-        backbone(std::move(backbone)),
-        projector(std::move(projector)),
-        predictor(std::move(predictor)) {
+  SegmenterImpl(std::shared_ptr<backbone::Backbone> backbone_, Projector projector_, PrototypePredictor predictor_,
+                const SegmenterOptions& options_ = {})
+      : options(options_),
+        backbone(std::move(backbone_)),
+        projector(std::move(projector_)),
+        predictor(std::move(predictor_)) {
     constexpr auto kName = "smooseg::Segmenter";
-    TORCH_CHECK(this->backbone != nullptr, kName, ": the backbone is null");
-    TORCH_CHECK(this->projector->options.in_channels() == this->backbone->channels(), kName,
-                ": expected a projector for the backbone's ", this->backbone->channels(), " channels, got one for ",
-                this->projector->options.in_channels());
-    TORCH_CHECK(this->projector->options.embed_dim() == this->predictor->options.embed_dim(), kName,
-                ": expected projector and predictor of one embed_dim, got ", this->projector->options.embed_dim(),
-                " and ", this->predictor->options.embed_dim());
-    const int64_t p = this->backbone->patch_size();
+    TORCH_CHECK(backbone != nullptr, kName, ": the backbone is null");
+    TORCH_CHECK(projector->options.in_channels() == backbone->channels(), kName,
+                ": expected a projector for the backbone's ", backbone->channels(), " channels, got one for ",
+                projector->options.in_channels());
+    TORCH_CHECK(projector->options.embed_dim() == predictor->options.embed_dim(), kName,
+                ": expected projector and predictor of one embed_dim, got ", projector->options.embed_dim(), " and ",
+                predictor->options.embed_dim());
+    const int64_t p = backbone->patch_size();
     TORCH_CHECK(options.overlap() >= 0 && options.tile() / p > (options.overlap() + p - 1) / p, kName,
                 ": expected a tile of more pixels than the overlap plus a patch of ", p, ", got ", options.tile(),
                 " and ", options.overlap());
-    this->backbone->eval();
-    register_module("backbone", this->backbone);
-    register_module("projector", this->projector);
-    register_module("predictor", this->predictor);
+    backbone->eval();
+    register_module("backbone", backbone);
+    register_module("projector", projector);
+    register_module("predictor", predictor);
   }
 
   void train(bool on = true) override {

@@ -154,9 +154,9 @@ template <class Closeness = CosineCloseness, class Penalty = CosinePenalty>
 class SmoothnessLossImpl : public torch::nn::Cloneable<SmoothnessLossImpl<Closeness, Penalty>> {
  public:
   /// @throws c10::Error if factorised evaluation is asked of policies that have no `embed`.
-  explicit SmoothnessLossImpl(SmoothnessOptions options = {}, Closeness closeness = {}, Penalty penalty = {})
-      : options(std::move(options)), closeness_(std::move(closeness)), penalty_(std::move(penalty)) {
-    detail::check_options<Closeness, Penalty>(this->options, "smooseg::SmoothnessLoss");
+  explicit SmoothnessLossImpl(SmoothnessOptions options_ = {}, Closeness closeness = {}, Penalty penalty = {})
+      : options(std::move(options_)), closeness_(std::move(closeness)), penalty_(std::move(penalty)) {
+    detail::check_options<Closeness, Penalty>(options, "smooseg::SmoothnessLoss");
   }
 
   void reset() override {}

@@ -53,8 +53,7 @@ class ThreadPool {
 
   /// The calls of one `run`, on its stack.
   struct Job {
-    Job(std::int64_t count, Call call, const void* function)
-        : count(count), call(call), function(function), failed(count) {}
+    Job(std::int64_t calls, Call f, const void* object) : count(calls), call(f), function(object), failed(calls) {}
 
     /// Makes calls that no other thread has begun, until there are none.
     void work() {

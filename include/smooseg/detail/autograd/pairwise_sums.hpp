@@ -97,12 +97,12 @@ void check_without_parameters(const Policy& policy, const Tensor& x) {
 template <class Closeness, class Penalty>
 struct PairwisePlan : torch::CustomClassHolder {
   /// @param pairing is copied to the CPU, for which a pairing on another device waits.
-  PairwisePlan(Closeness closeness, Penalty penalty, const Tensor& pairing, bool centered, int64_t block_bytes)
-      : closeness(std::move(closeness)),
-        penalty(std::move(penalty)),
+  PairwisePlan(Closeness w, Penalty delta, const Tensor& pairing, bool is_centered, int64_t max_bytes)
+      : closeness(std::move(w)),
+        penalty(std::move(delta)),
         partners(pairing.to(torch::kCPU).contiguous()),
-        centered(centered),
-        block_bytes(block_bytes) {}
+        centered(is_centered),
+        block_bytes(max_bytes) {}
 
   /// The three sums over the pairs of some patches of one image, (1,C,P) and (1,K,P), and all patches of another.
   Tensor sums(const Tensor& x, const Tensor& a, const Tensor& y, const Tensor& b) const {
