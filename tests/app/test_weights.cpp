@@ -14,7 +14,7 @@
 #include "app/program.hpp"
 #include "catch.hpp"
 #include "features/weight_files.hpp"
-#include "settings/model.hpp"
+#include "model/model.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/io/names.hpp"

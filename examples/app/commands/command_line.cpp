@@ -9,7 +9,10 @@
 #include <utility>
 
 #include "commands/commands.hpp"
+#include "settings/options.hpp"
 #include "smooseg/version.hpp"
+#include "support/memory.hpp"
+#include "support/stop_signal.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -93,10 +96,11 @@ int run(const std::vector<std::string>& arguments, std::ostream& out, std::ostre
   std::string config;
   for (const Command& command : commands) {
     CLI::App* sub = program.add_subcommand(command.name, command.description);
-    sub->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    sub->option_defaults()->always_capture_default()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     sub->add_option("--config", config, "TOML file; its section [" + command.name + "] holds any of these options")
         ->type_name("FILE");
     command.add_options(*sub);
+    check_numbers(*sub);
   }
 
   const auto fail = [&](const std::string& message, int status) {
@@ -116,11 +120,14 @@ int run(const std::vector<std::string>& arguments, std::ostream& out, std::ostre
   } catch (const UsageError& e) {
     return fail(e.what(), 2);
   }
+  keep_freed_memory();
   try {
     for (const Command& command : commands) {
       if (program.got_subcommand(command.name)) command.execute({out, err});
     }
     return 0;
+  } catch (const Stopped& e) {
+    return fail(e.what(), 128 + e.signal);
   } catch (const c10::Error& e) {
     return fail(e.what_without_backtrace(), 1);
   } catch (const std::exception& e) {

@@ -9,7 +9,7 @@
 
 #include "commands/commands.hpp"
 #include "features/weight_files.hpp"
-#include "settings/model.hpp"
+#include "model/model.hpp"
 #include "smooseg/backbone/registry.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/io/names.hpp"
@@ -38,8 +38,7 @@ void add_options(CLI::App& app, ConvertSettings& s) {
          "--names", s.names,
          "whose names the tensors get: ours; authors (of the published SmooSeg program: the whole model); those "
          "of dino, timm, huggingface (transformers) or torchvision: of a model, the backbone alone")
-      ->check(CLI::IsMember(namings))
-      ->capture_default_str();
+      ->check(CLI::IsMember(namings));
   app.add_option("--backbone", s.backbone, "of the authors' checkpoint, where it is to become a model of ours")
       ->check(CLI::IsMember(backbones));
 }
@@ -73,6 +72,7 @@ Model model_of(const ConvertSettings& s, const io::TensorMap& tensors, const Con
   settings.backbone = s.backbone;
   settings.classes = prototypes.size(0);
   settings.embed_dim = prototypes.size(1);
+  choose_thresholds(settings);
   Model model = make_model(settings, default_classes(settings.classes));
 
   io::TensorMap all = tensors;
@@ -132,10 +132,7 @@ void convert(const ConvertSettings& s, const Console& console) {
 }  // namespace
 
 Command convert_command() {
-  const auto settings = std::make_shared<ConvertSettings>();
-  return {"convert", "Write a model or a backbone's weights under other names.",
-          [settings](CLI::App& app) { add_options(app, *settings); },
-          [settings](const Console& console) { convert(*settings, console); }};
+  return make_command("convert", "Write a model or a backbone's weights under other names.", convert);
 }
 
 }  // namespace smooseg::app

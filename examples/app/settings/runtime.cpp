@@ -4,43 +4,43 @@
 #include <torch/cuda.h>
 
 #include <algorithm>
-#include <limits>
 #include <stdexcept>
 #include <thread>
 
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 namespace smooseg::app {
+namespace {
+
+int core_count() {
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+}  // namespace
 
 void add_options(CLI::App& command, RuntimeSettings& settings) {
   command.add_option("--device", settings.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   command.add_option("--threads", settings.threads, "number of threads; 0: all cores")
-      ->check(CLI::Range(0, 4096))
+      ->check(CLI::Range(0, 4096).description("0 to 4096"))
       ->capture_default_str();
   command
-      .add_option(
-          "--precision", settings.precision,
-          "what the frozen backbone computes in: float32, bfloat16, or auto: bfloat16 where that is measured to "
-          "be faster")
+      .add_option("--precision", settings.precision,
+                  "what the frozen backbone computes in; auto: bfloat16 where it is measured to be faster")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
       ->capture_default_str();
 }
 
 int thread_count(const RuntimeSettings& settings) {
-  if (settings.threads > 0) return settings.threads;
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  constexpr int kMostPerCore = 4;
+  return settings.threads > 0 ? std::min(settings.threads, kMostPerCore * core_count()) : core_count();
 }
 
-torch::Device start(const RuntimeSettings& settings) {
-#ifdef __GLIBC__
-  // Memory is kept from step to step, rather than handed out by the system anew, page by page.
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-#endif
+torch::Device start(const RuntimeSettings& settings, std::ostream& err) {
+  const int threads = thread_count(settings);
+  if (settings.threads > threads) {
+    err << "--threads " << settings.threads << " is too many for " << core_count() << " cores: " << threads << " it is"
+        << std::endl;
+  }
   // Debian's LibTorch starts with one thread.
-  at::set_num_threads(thread_count(settings));
+  at::set_num_threads(threads);
   const auto devices = static_cast<int>(torch::cuda::device_count());
   if (settings.device == "auto") return devices > 0 ? torch::Device(torch::kCUDA, 0) : torch::Device(torch::kCPU);
   if (settings.device == "cpu") return torch::kCPU;

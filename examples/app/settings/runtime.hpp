@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include <CLI/App.hpp>
+#include <ostream>
 #include <string>
 
 namespace smooseg::app {
@@ -18,10 +19,12 @@ struct RuntimeSettings {
 void add_options(CLI::App& command, RuntimeSettings& settings);
 
 /// Sets the number of threads and picks the device: CUDA for `auto` where there is one.
+/// @param err gets a line where more threads are asked for than `thread_count` gives.
 /// @throws std::runtime_error for an unknown device, or CUDA where there is none.
-torch::Device start(const RuntimeSettings& settings);
+torch::Device start(const RuntimeSettings& settings, std::ostream& err);
 
-/// The number of threads that `start` sets.
+/// The number of threads that `start` sets: at most four times as many as there are cores, since hundreds of threads
+/// on a few cores come to a standstill.
 int thread_count(const RuntimeSettings& settings);
 
 }  // namespace smooseg::app

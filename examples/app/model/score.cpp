@@ -1,4 +1,4 @@
-#include "commands/score.hpp"
+#include "model/score.hpp"
 
 #include <algorithm>
 #include <vector>
@@ -8,11 +8,20 @@
 
 namespace smooseg::app {
 
+int64_t picture_count(const Dataset& dataset, const ScoreOptions& options) {
+  const auto all = static_cast<int64_t>(dataset.samples.size());
+  return options.limit > 0 ? std::min(options.limit, all) : all;
+}
+
+std::string flat_name(const Sample& sample) {
+  std::string name = sample.name;
+  std::replace(name.begin(), name.end(), '/', '_');
+  return name;
+}
+
 void for_each_batch(const Dataset& dataset, torch::Device device, const ScoreOptions& options,
                     const std::function<void(int64_t, const LabelledBatch&)>& f) {
-  const auto all = static_cast<int64_t>(dataset.samples.size());
-  const int64_t count = options.limit > 0 ? std::min(options.limit, all) : all;
-  const int64_t side = options.resolution;
+  const int64_t count = picture_count(dataset, options), side = options.resolution;
   const auto crop = [&](const Tensor& t) { return center_crop(resize_shorter(t, side), side, side).contiguous(); };
   for (int64_t first = 0; first < count; first += options.batch) {
     const auto size = static_cast<std::size_t>(std::min(options.batch, count - first));
