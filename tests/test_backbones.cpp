@@ -187,6 +187,10 @@ TEST_CASE("backbones are made by name", "[backbone]") {
     CHECK(find("dinov2_vit" + model + "14_reg").weights.path ==
           "dinov2/dinov2_vit" + model + "14/dinov2_vit" + model + "14_reg4_pretrain.pth");
   }
+  CHECK(find("dino_vits8").within_threshold == -0.02);
+  CHECK(find("dino_vits8").across_threshold == 0.5);
+  CHECK(find("texture").within_threshold == 0.2);
+  CHECK(find("texture").across_threshold == 0.7);
   CHECK(find("dinov2_vitg14").channels == 1536);
   CHECK(find("dinov2_vitl14_reg").channels == 1024);
   CHECK(find("dino_vitb8").channels == 768);

@@ -15,6 +15,7 @@
 #include "smooseg/backbone/resnet.hpp"
 #include "smooseg/backbone/texture.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
+#include "smooseg/smoothness.hpp"
 
 namespace smooseg::backbone {
 
@@ -39,6 +40,9 @@ struct RegistryEntry {
   PretrainedWeights weights;
   bool has_keys;  ///< whether there is attention, and so `FeatureKind::kKeys`
   std::function<std::shared_ptr<Backbone>(FeatureKind)> make;
+  /// Thresholds of Eq. 4 to begin with: the published ones, or those that suit features of another kind.
+  double within_threshold = SmoothnessOptions().within_threshold();
+  double across_threshold = SmoothnessOptions().across_threshold();
 };
 
 /// All backbones that `make` knows.
@@ -77,6 +81,14 @@ inline const std::vector<RegistryEntry>& registry() {
     return without_keys(name, 32, 2048, weights,
                         [] { return std::make_shared<ResNetImpl>(ResNetOptions::resnet50()); });
   };
+  const auto texture = [&] {
+    auto entry =
+        without_keys("texture", 8, TextureOptions().textons(), {}, [] { return std::make_shared<TextureImpl>(); });
+    // Its cosines are those of non-negative vectors, hence higher than those of DINO's features.
+    entry.within_threshold = 0.2;
+    entry.across_threshold = 0.7;
+    return entry;
+  };
   static const std::vector<RegistryEntry> entries{
       dino("dino_vits8", Options::dino_vits8(), "dino_deitsmall8_pretrain"),
       dino("dino_vits16", Options::dino_vits16(), "dino_deitsmall16_pretrain"),
@@ -102,7 +114,7 @@ inline const std::vector<RegistryEntry>& registry() {
       resnet50("mocov2_resnet50",
                {"moco_v2_800ep_pretrain.pth.tar", "moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar",
                 "CC-BY-NC-4.0", 0, ""}),
-      without_keys("texture", 8, TextureOptions().textons(), {}, [] { return std::make_shared<TextureImpl>(); }),
+      texture(),
   };
   return entries;
 }
