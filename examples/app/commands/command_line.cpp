@@ -11,7 +11,6 @@
 #include "commands/commands.hpp"
 #include "settings/options.hpp"
 #include "smooseg/version.hpp"
-#include "support/memory.hpp"
 #include "support/stop_signal.hpp"
 
 namespace smooseg::app {
@@ -120,7 +119,6 @@ int run(const std::vector<std::string>& arguments, std::ostream& out, std::ostre
   } catch (const UsageError& e) {
     return fail(e.what(), 2);
   }
-  keep_freed_memory();
   try {
     for (const Command& command : commands) {
       if (program.got_subcommand(command.name)) command.execute({out, err});

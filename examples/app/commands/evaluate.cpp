@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <stdexcept>
 
 #include "commands/commands.hpp"
 #include "data/image_file.hpp"
@@ -112,7 +111,7 @@ void evaluate(const EvaluateSettings& s, const Console& console) {
   LoadedModel loaded = load_model(s.model, device, s.segmenter);
   set_precision(s.runtime, *loaded.model.segmenter, device, loaded.model.settings.resolution, console.err);
   const Dataset dataset = open_dataset(s.data, s.split);
-  if (!dataset.labelled()) throw std::runtime_error(s.data + ": has no labels for the split '" + s.split + "'");
+  TORCH_CHECK(dataset.labelled(), s.data, ": has no labels for the split '", s.split, "'");
   const fs::path out = s.out.empty() ? fs::path(s.model).parent_path() / "evaluation" : fs::path(s.out);
   make_output_folder(out);
 

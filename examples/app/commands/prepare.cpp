@@ -1,9 +1,7 @@
 // `smooseg prepare`: made-up scenes, to try everything with nothing to download; or the features of training crops, ahead
 // of the training.
 
-#include <cstdint>
 #include <optional>
-#include <stdexcept>
 
 #include "commands/commands.hpp"
 #include "data/dataset.hpp"
@@ -48,7 +46,7 @@ void add_options(CLI::App& app, PrepareSettings& s) {
 }
 
 void check_given(const std::string& value, const char* option, const std::string& what) {
-  if (value.empty()) throw std::runtime_error(std::string(option) + " is required for 'prepare " + what + "'");
+  TORCH_CHECK(!value.empty(), option, " is required for 'prepare ", what, "'");
 }
 
 void prepare_scenes(const PrepareSettings& s, const Console& console) {

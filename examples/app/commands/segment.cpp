@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <map>
-#include <stdexcept>
 
 #include "commands/commands.hpp"
 #include "data/dataset.hpp"
@@ -55,10 +54,8 @@ std::map<std::string, fs::path> list_pictures(const std::vector<std::string>& ar
   std::map<std::string, fs::path> pictures;
   const auto add = [&](const std::string& name, const fs::path& path) {
     const auto [at, added] = pictures.emplace(name, path);
-    if (!added && at->second != path) {
-      throw std::runtime_error(path.string() + ": its outputs would overwrite those of " + at->second.string() +
-                               ": both are named '" + name + "'");
-    }
+    TORCH_CHECK(added || at->second == path, path.string(), ": its outputs would overwrite those of ",
+                at->second.string(), ": both are named '", name, "'");
   };
   for (const auto& argument : arguments) {
     const fs::path path(argument);
@@ -84,11 +81,8 @@ Work look_at(const std::string& name, const fs::path& path, SegmenterImpl& segme
              torch::Device device) {
   Work work{name, path, read_image(path), {}, {}};
   const int64_t height = work.picture.size(0), width = work.picture.size(1), patch = segmenter.backbone->patch_size();
-  if (std::min(height, width) < patch) {
-    throw std::runtime_error(path.string() + ": expected a picture of at least " + std::to_string(patch) + " x " +
-                             std::to_string(patch) + " pixels, found " + std::to_string(width) + " x " +
-                             std::to_string(height));
-  }
+  TORCH_CHECK(std::min(height, width) >= patch, path.string(), ": expected a picture of at least ", patch, " x ", patch,
+              " pixels, found ", width, " x ", height);
   const Tensor seen = s.resolution > 0 ? resize_shorter(work.picture, s.resolution) : work.picture;
   const Tensor image = normalize(seen).unsqueeze(0).to(device);
   if (s.crf.use) {

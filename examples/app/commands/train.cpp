@@ -72,7 +72,7 @@ void add_options(CLI::App& app, TrainSettings& s) {
   add_options(app, s.runtime);
 }
 
-std::string terms_text(const EnergyTerms& e) {
+std::string text_of(const EnergyTerms& e) {
   std::ostringstream text;
   text << std::fixed << std::setprecision(4) << "total " << e.total.item<double>() << "  within "
        << e.within.item<double>() << "  across " << e.across.item<double>() << "  data " << e.data.item<double>();
@@ -104,11 +104,15 @@ class Training {
 
   void run() {
     const Dataset dataset = open_dataset(s_.data, "train");
-    check_folder();
+    prepare_folder();
     const ClassTable classes = settle(dataset);
     const Crops crops = training_crops(dataset, s_.model);
-    check_crops(crops);
-    open_validation();
+    check_batch(crops.count());
+    if (s_.select == "labels") {
+      validation_ = open_dataset(s_.data, s_.validation_split);
+      TORCH_CHECK(validation_->labelled(), s_.data, ": --select labels needs labels, found none for the split '",
+                  s_.validation_split, "'");
+    }
     const std::vector<Hash> pictures = timed("hash", [&] { return crops.picture_hashes(workers_); });
     resumes_ ? resume(pictures) : begin(classes, crops, pictures);
     console_.err << "thresholds: within " << *s_.model.within_threshold << ", across " << *s_.model.across_threshold
@@ -121,56 +125,36 @@ class Training {
 
  private:
   /// Decides whether the run goes on from a checkpoint, and protects the models of other runs.
-  void check_folder() {
+  void prepare_folder() {
     resumes_ = s_.resume && fs::exists(last_);
-    if (!resumes_ && !s_.overwrite) {
-      for (const fs::path& model : {best_, last_}) {
-        if (!fs::exists(model)) continue;
-        throw std::runtime_error("--out: there is a model already: " + model.string() +
-                                 "; take another folder, go on with --resume, or lose it with --overwrite");
-      }
+    for (const fs::path& model : {best_, last_}) {
+      TORCH_CHECK(resumes_ || s_.overwrite || !fs::exists(model), "--out: there is a model already, ", model.string(),
+                  ": take another folder, go on with --resume, or lose it with --overwrite");
     }
     make_output_folder(s_.out);
     io::AtomicFile{last_};  // made and removed, so that an unwritable folder is noticed now
     if (s_.resume && !resumes_) console_.err << "--resume: no checkpoint in " << s_.out << " yet: beginning anew\n";
   }
 
-  /// Checks what the options cannot tell by themselves, and fills in what the data and the backbone decide.
+  /// Fills in what the data and the backbone decide.
   ClassTable settle(const Dataset& dataset) {
-    ModelSettings& m = s_.model;
-    if (m.classes == 0 && !dataset.classes) {
-      throw std::runtime_error(s_.data + ": has no classes.json that tells the number of classes: say --classes K");
-    }
-    if (m.classes == 0) m.classes = dataset.classes->size();
-    if (m.classes < 2 || m.classes > 255) {
-      throw std::runtime_error("--classes: expected 2 to 255, got " + std::to_string(m.classes));
-    }
-    choose_thresholds(m);
-    if (!resumes_ || !s_.weights.empty()) s_.weights = chosen_weights(m, s_.weights);
-    return dataset.classes ? *dataset.classes : default_classes(m.classes);
+    int64_t& classes = s_.model.classes;
+    TORCH_CHECK(classes > 0 || dataset.classes, s_.data,
+                ": has no classes.json that tells the number of classes: say --classes K");
+    if (classes == 0) classes = dataset.classes->size();
+    TORCH_CHECK(classes >= 2 && classes <= 255, "--classes: expected 2 to 255, got ", classes);
+    choose_thresholds(s_.model);
+    if (!resumes_ || !s_.weights.empty()) s_.weights = chosen_weights(s_.model, s_.weights);
+    return dataset.classes ? *dataset.classes : default_classes(classes);
   }
 
-  void check_crops(const Crops& crops) {
+  void check_batch(int64_t crops) {
     int64_t& batch = s_.model.batch;
-    if (batch < 2) {
-      throw std::runtime_error("--batch: expected at least 2, since each image is compared with another, got " +
-                               std::to_string(batch));
-    }
-    if (crops.count() < 2) {
-      throw std::runtime_error(s_.data + ": expected at least 2 training crops, found " +
-                               std::to_string(crops.count()));
-    }
-    if (batch <= crops.count()) return;
-    console_.err << "--batch " << batch << " is more than there are crops: " << crops.count() << " it is\n";
-    batch = crops.count();
-  }
-
-  void open_validation() {
-    if (s_.select != "labels") return;
-    validation_ = open_dataset(s_.data, s_.validation_split);
-    if (validation_->labelled()) return;
-    throw std::runtime_error(s_.data + ": --select labels needs labels, found none for the split '" +
-                             s_.validation_split + "'");
+    TORCH_CHECK(batch >= 2, "--batch: expected at least 2, since each image is compared with another, got ", batch);
+    TORCH_CHECK(crops >= 2, s_.data, ": expected at least 2 training crops, found ", crops);
+    if (batch <= crops) return;
+    console_.err << "--batch " << batch << " is more than there are crops: " << crops << " it is\n";
+    batch = crops;
   }
 
   void begin(const ClassTable& classes, const Crops& crops, const std::vector<Hash>& pictures) {
@@ -186,22 +170,17 @@ class Training {
 
   /// Goes on from the checkpoint. With other settings or pictures than it began with, the run's end would be neither's.
   void resume(const std::vector<Hash>& pictures) {
-    const std::string name = last_.string();
     LoadedModel loaded = load_model(last_, device_);
+    const std::string name = last_.string(), refused = name + ": cannot resume with other ";
     const SettingValues saved = values_of(loaded.model.settings);
     for (const auto& [option, value] : values_of(s_.model)) {
-      if (saved.at(option) == value) continue;
-      throw std::runtime_error(name + ": cannot resume with other settings: --" + option + " was " + saved.at(option) +
-                               ", got " + value);
+      TORCH_CHECK(saved.at(option) == value, refused, "settings: --", option, " was ", saved.at(option), ", got ",
+                  value);
     }
-    if (!loaded.model.data.empty() && loaded.model.data != data_hash(pictures)) {
-      throw std::runtime_error(name + ": cannot resume with other pictures: those of " + s_.data +
-                               " are not, or not in the same order, those that it was trained on");
-    }
-    if (s_.iterations < loaded.model.step) {
-      throw std::runtime_error(name + ": has " + std::to_string(loaded.model.step) +
-                               " steps already, more than --iterations " + std::to_string(s_.iterations));
-    }
+    TORCH_CHECK(loaded.model.data.empty() || loaded.model.data == data_hash(pictures), refused, "pictures: those of ",
+                s_.data, " are not, or not in the same order, those that it was trained on");
+    TORCH_CHECK(s_.iterations >= loaded.model.step, name, ": has ", loaded.model.step,
+                " steps already, more than --iterations ", s_.iterations);
     model_ = std::move(loaded.model);
     optimizer_.emplace(*model_.segmenter, s_.model);
     optimizer_->load_state(loaded.extra, name);
@@ -231,7 +210,7 @@ class Training {
       const auto is_due = [&](int64_t every) { return model_.step % every == 0 || model_.step == s_.iterations; };
       if (is_due(s_.log_every)) {
         log.write(log_line(e, progress.seconds()));
-        progress.show(model_.step, terms_text(e));
+        progress.show(model_.step, text_of(e));
       }
       const bool validates = validation_ && is_due(s_.validate_every);
       if (validates || is_due(s_.checkpoint_every) || signal != 0) save();
@@ -257,7 +236,7 @@ class Training {
     const Tensor pairing = functional::random_pairing(features.size(0), pairs);
     const PrototypeLogits logits = timed("predictor", [&] { return predictor(projected.code); });
     const EnergyTerms e = timed("loss", [&] { return energy(projected.features, logits, pairing); });
-    if (!std::isfinite(e.total.item<double>())) fail_at(model_.step + 1, "the loss is not finite: " + terms_text(e));
+    check_finite(std::isfinite(e.total.item<double>()), model_.step + 1, "the loss (" + text_of(e) + ")");
     optimizer_->zero_grad();
     timed("backward", [&] { e.total.backward(); });
     timed("optimiser", [&] {
@@ -304,7 +283,7 @@ class Training {
     options.resolution = s_.validation_resolution;
     options.threads = thread_count(s_.runtime);
     const metrics::Scores scores = score(*segmenter, *validation_, device_, options).scores();
-    if (scores.miou > log.highest("miou", -1)) save_model(best_, model_);
+    if (scores.miou > log.best_miou()) save_model(best_, model_);
     log.write({{"step", model_.step}, {"accuracy", scores.accuracy}, {"miou", scores.miou}});
   }
 

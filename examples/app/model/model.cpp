@@ -34,9 +34,7 @@ std::shared_ptr<backbone::Backbone> choose_backbone(const ModelSettings& setting
 const std::string& metadata_at(const std::map<std::string, std::string>& metadata, const std::string& key,
                                const std::string& path) {
   const auto found = metadata.find(key);
-  if (found == metadata.end()) {
-    throw std::runtime_error(path + ": not a model of smooseg: its metadata has no '" + key + "'");
-  }
+  TORCH_CHECK(found != metadata.end(), path, ": not a model of smooseg: its metadata has no '", key, "'");
   return found->second;
 }
 
@@ -88,9 +86,8 @@ LoadedModel load_model(const std::filesystem::path& path, torch::Device device, 
   const std::string name = path.string();
   io::TensorMap tensors = io::read_safetensors(name);
   const auto metadata = io::read_safetensors_metadata(name);
-  if (metadata_at(metadata, "format", name) != kFormat) {
-    throw std::runtime_error(name + ": expected the format '" + kFormat + "', found '" + metadata.at("format") + "'");
-  }
+  const std::string& format = metadata_at(metadata, "format", name);
+  TORCH_CHECK(format == kFormat, name, ": expected the format '", kFormat, "', found '", format, "'");
   SettingValues values;
   int64_t step = 0;
   try {

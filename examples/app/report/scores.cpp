@@ -1,12 +1,13 @@
 #include "report/scores.hpp"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <iomanip>
 #include <numeric>
 #include <sstream>
-#include <stdexcept>
 
 namespace smooseg::app {
 namespace {
@@ -63,24 +64,20 @@ Legend cluster_legend(int64_t clusters) {
 
 Legend read_legend(const std::string& path, int64_t clusters) {
   std::ifstream file(path);
-  if (!file) throw std::runtime_error(path + ": cannot read these scores");
+  TORCH_CHECK(file.good(), path, ": cannot read these scores");
   Legend legend;
   try {
     const auto json = nlohmann::json::parse(file);
     legend.index_of_cluster = json.at("class_of_cluster").get<std::vector<int64_t>>();
     legend.colors = json.at("class_colors").get<std::vector<Color>>();
   } catch (const nlohmann::json::exception& e) {
-    throw std::runtime_error(path + ": expected the scores.json of smooseg evaluate: " + e.what());
+    TORCH_CHECK(false, path, ": expected the scores.json of smooseg evaluate: ", e.what());
   }
-  if (static_cast<int64_t>(legend.index_of_cluster.size()) != clusters) {
-    throw std::runtime_error(path + ": expected scores of the model's " + std::to_string(clusters) +
-                             " clusters, found " + std::to_string(legend.index_of_cluster.size()));
-  }
+  const auto found = static_cast<int64_t>(legend.index_of_cluster.size());
+  TORCH_CHECK(found == clusters, path, ": expected scores of the model's ", clusters, " clusters, found ", found);
   const auto classes = static_cast<int64_t>(legend.colors.size());
   for (int64_t& index : legend.index_of_cluster) {
-    if (index >= classes) {
-      throw std::runtime_error(path + ": class " + std::to_string(index) + " of class_of_cluster has no colour");
-    }
+    TORCH_CHECK(index < classes, path, ": class ", index, " of class_of_cluster has no colour");
     if (index < 0) index = kNoClass;
   }
   if (classes <= kNoClass) legend.colors.resize(kNoClass + 1, Color{0, 0, 0});

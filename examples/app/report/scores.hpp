@@ -31,7 +31,7 @@ struct Legend {
 Legend cluster_legend(int64_t clusters);
 
 /// The classes and colours of a scores.json; a cluster without a class gets index 255, black.
-/// @throws std::runtime_error naming the file if it is no scores.json for this number of clusters.
+/// @throws c10::Error naming the file if it is no scores.json for this number of clusters.
 Legend read_legend(const std::string& path, int64_t clusters);
 
 }  // namespace smooseg::app

@@ -18,7 +18,7 @@ void list_settings(CrfSettings& s, Add add) {
       ->check(CLI::PositiveNumber);
   add("--crf-bilateral-weight", bilateral.weight, "bilateral kernel: weight; 0: none")->check(CLI::NonNegativeNumber);
   add("--crf-normalization", s.normalization, "where the kernels are divided by their sums at each pixel")
-      ->check(CLI::IsMember(kNormalizations.names()));
+      ->check(CLI::IsMember(kNormalizations));
   add("--crf-tile", s.options.tile(), "longest side in pixels of the tiles into which larger pictures are cut")
       ->check(from_to(1, 1 << 20));
   add("--crf-overlap", s.options.overlap(), "pixels that neighbouring tiles share")->check(from_to(0, 1 << 20));
@@ -40,7 +40,7 @@ crf::DenseCrf make_crf(const CrfSettings& s, int64_t threads) {
     if (term.weight > 0) terms.push_back(term);
   }
   crf::DenseCrfOptions options = s.options;
-  return crf::DenseCrf(options.terms(terms).normalization(kNormalizations.value_of(s.normalization)).threads(threads));
+  return crf::DenseCrf(options.terms(terms).normalization(kNormalizations.at(s.normalization)).threads(threads));
 }
 
 nlohmann::json to_json(const CrfSettings& settings) {

@@ -24,7 +24,7 @@ struct CrfSettings {
   bool use = false;
   double scale = 2;              ///< the paper's factor of the teacher's cosines
   crf::DenseCrfOptions options;  ///< with the two default terms, the Gaussian one first
-  std::string normalization = kNormalizations.name_of(crf::DenseCrfOptions().normalization());
+  std::string normalization = name_of(crf::DenseCrfOptions().normalization(), kNormalizations);
 };
 
 /// Adds --crf and an option for each setting.

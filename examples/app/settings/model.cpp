@@ -58,9 +58,9 @@ void list_settings(ModelSettings& s, Add add) {
   add(kEnergy, "--temperature", s.temperature, "tau of the teacher's softmax")->check(CLI::PositiveNumber);
   add(kEnergy, "--centering", s.centering,
       "of the closeness: row-keep-mean as the published program, row as the paper, or none")
-      ->check(CLI::IsMember(kCenterings.names()));
+      ->check(CLI::IsMember(kCenterings));
   add(kEnergy, "--reduction", s.reduction, "over images and pairs: mean as the published program, or sum as the paper")
-      ->check(CLI::IsMember(kReductions.names()));
+      ->check(CLI::IsMember(kReductions));
 
   add(kTraining, "--batch", s.batch, "crops in a step, at least 2")->check(at_least(1));
   add(kTraining, "--projector-rate", s.projector_rate, "Adam's learning rate for the projector")
@@ -73,15 +73,15 @@ void list_settings(ModelSettings& s, Add add) {
   add(kTraining, "--seed", s.seed, "decides every random draw");
 }
 
-/// The settings of the groups for which wanted(group) holds.
-template <class Wanted>
-SettingValues values_of(ModelSettings settings, const Wanted& wanted) {
+/// The settings of all groups, or those that decide features alone.
+SettingValues values(ModelSettings settings, bool all) {
   CLI::App unused;
-  SettingValues values;
+  SettingValues result;
   list_settings(settings, [&](const char* group, const char* name, auto& value, const char* description) {
-    const auto note = [&](const auto& known) {
-      const nlohmann::json json = known;  // prints a number with all the digits it needs
-      if (wanted(group)) values[name + 2] = json.is_string() ? json.template get<std::string>() : json.dump();
+    const auto note = [&](const auto& set) {
+      const nlohmann::json json = set;  // prints a number with all the digits it needs
+      if (all || decides_features(group))
+        result[name + 2] = json.is_string() ? json.template get<std::string>() : json.dump();
     };
     if constexpr (std::is_same_v<decltype(value), std::optional<double>&>) {
       if (value) note(*value);
@@ -90,31 +90,34 @@ SettingValues values_of(ModelSettings settings, const Wanted& wanted) {
     }
     return unused.add_option(name, value, description);
   });
-  return values;
+  return result;
+}
+
+/// Adds options for the settings of all groups, or for those that decide features alone.
+void add(CLI::App& command, ModelSettings& settings, bool all) {
+  CLI::App others;
+  list_settings(settings, [&](const char* group, const char* name, auto& value, const char* description) {
+    CLI::App& app = all || decides_features(group) ? command : others;
+    return app.add_option(name, value, description)->capture_default_str()->group(group);
+  });
 }
 
 }  // namespace
 
 void add_options(CLI::App& command, ModelSettings& settings) {
-  list_settings(settings, [&](const char* group, const char* name, auto& value, const char* description) {
-    return command.add_option(name, value, description)->capture_default_str()->group(group);
-  });
+  add(command, settings, true);
 }
 
 void add_feature_options(CLI::App& command, ModelSettings& settings) {
-  CLI::App others;
-  list_settings(settings, [&](const char* group, const char* name, auto& value, const char* description) {
-    CLI::App& app = decides_features(group) ? command : others;
-    return app.add_option(name, value, description)->capture_default_str()->group(group);
-  });
+  add(command, settings, false);
 }
 
 SettingValues values_of(const ModelSettings& settings) {
-  return values_of(settings, [](const char*) { return true; });
+  return values(settings, true);
 }
 
 SettingValues feature_settings(const ModelSettings& settings) {
-  return values_of(settings, decides_features);
+  return values(settings, false);
 }
 
 ModelSettings settings_from(const SettingValues& values, const std::string& source) {
@@ -143,8 +146,8 @@ EnergyOptions energy_options(const ModelSettings& settings) {
       .smoothness(SmoothnessOptions()
                       .within_threshold(settings.within_threshold.value())
                       .across_threshold(settings.across_threshold.value())
-                      .centering(kCenterings.value_of(settings.centering))
-                      .reduction(kReductions.value_of(settings.reduction)))
+                      .centering(kCenterings.at(settings.centering))
+                      .reduction(kReductions.at(settings.reduction)))
       .temperature(settings.temperature);
 }
 

@@ -40,8 +40,8 @@ struct ModelSettings {
   std::optional<double> within_threshold;  ///< unset: the backbone's, see `choose_thresholds`
   std::optional<double> across_threshold;  ///< likewise
   double temperature = EnergyOptions().temperature();
-  std::string centering = kCenterings.name_of(SmoothnessOptions().centering());
-  std::string reduction = kReductions.name_of(SmoothnessOptions().reduction());
+  std::string centering = name_of(SmoothnessOptions().centering(), kCenterings);
+  std::string reduction = name_of(SmoothnessOptions().reduction(), kReductions);
 
   int64_t batch = 32;
   double projector_rate = 1e-4;

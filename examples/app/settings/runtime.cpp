@@ -1,10 +1,10 @@
 #include "settings/runtime.hpp"
 
 #include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
 #include <torch/cuda.h>
 
 #include <algorithm>
-#include <stdexcept>
 #include <thread>
 
 namespace smooseg::app {
@@ -41,20 +41,15 @@ torch::Device start(const RuntimeSettings& settings, std::ostream& err) {
   }
   // Debian's LibTorch starts with one thread.
   at::set_num_threads(threads);
-  const auto devices = static_cast<int>(torch::cuda::device_count());
-  if (settings.device == "auto") return devices > 0 ? torch::Device(torch::kCUDA, 0) : torch::Device(torch::kCPU);
-  if (settings.device == "cpu") return torch::kCPU;
-  const bool is_cuda = settings.device == "cuda" || settings.device.rfind("cuda:", 0) == 0;
-  const std::string number = settings.device.size() > 5 ? settings.device.substr(5) : "0";
+  const int devices = static_cast<int>(torch::cuda::device_count());
+  const std::string& name = settings.device;
+  if (name == "cpu" || (name == "auto" && devices == 0)) return torch::kCPU;
+  if (name == "auto") return {torch::kCUDA, 0};
+  const std::string number = name == "cuda" ? "0" : name.rfind("cuda:", 0) == 0 ? name.substr(5) : "";
   const bool is_number = !number.empty() && number.size() < 4 && std::all_of(number.begin(), number.end(), ::isdigit);
-  if (!is_cuda || !is_number || settings.device == "cuda:") {
-    throw std::runtime_error("--device: expected auto, cpu, cuda or cuda:N, got '" + settings.device + "'");
-  }
+  TORCH_CHECK(is_number, "--device: expected auto, cpu, cuda or cuda:N, got '", name, "'");
   const int index = std::stoi(number);
-  if (index >= devices) {
-    throw std::runtime_error("--device: " + settings.device + " is not there: this LibTorch sees " +
-                             std::to_string(devices) + " CUDA devices");
-  }
+  TORCH_CHECK(index < devices, "--device: ", name, " is not there: this LibTorch sees ", devices, " CUDA devices");
   return {torch::kCUDA, static_cast<c10::DeviceIndex>(index)};
 }
 

@@ -20,7 +20,7 @@ void add_options(CLI::App& command, RuntimeSettings& settings);
 
 /// Sets the number of threads and picks the device: CUDA for `auto` where there is one.
 /// @param err gets a line where more threads are asked for than `thread_count` gives.
-/// @throws std::runtime_error for an unknown device, or CUDA where there is none.
+/// @throws c10::Error for an unknown device, or CUDA where there is none.
 torch::Device start(const RuntimeSettings& settings, std::ostream& err);
 
 /// The number of threads that `start` sets: at most four times as many as there are cores, since hundreds of threads

@@ -1,7 +1,5 @@
 #pragma once
 
-// Needs no LibTorch.
-
 #include <filesystem>
 #include <stdexcept>
 #include <string>
@@ -9,7 +7,7 @@
 
 namespace smooseg::app {
 
-/// Makes the folder of `--out`, and those above it, where they are not there yet.
+/// Makes the folder that `--out` names, and those above it, where they are not there yet.
 /// @throws std::runtime_error naming the folder where it cannot be made.
 inline void make_output_folder(const std::filesystem::path& folder) {
   std::error_code error;
