@@ -8,7 +8,6 @@
 #include <stdexcept>
 #include <utility>
 
-#include "commands/commands.hpp"
 #include "settings/options.hpp"
 #include "smooseg/version.hpp"
 #include "support/stop_signal.hpp"
@@ -91,7 +90,8 @@ int run(const std::vector<std::string>& arguments, std::ostream& out, std::ostre
   CLI::App program{"Unsupervised semantic segmentation: SmooSeg in C++.", "smooseg"};
   program.set_version_flag("--version", SMOOSEG_VERSION);
   program.require_subcommand(1);
-  const std::vector<Command> commands = all_commands();
+  const std::vector<Command> commands{train_command(),   evaluate_command(), segment_command(), prepare_command(),
+                                      weights_command(), convert_command(),  doctor_command()};
   std::string config;
   for (const Command& command : commands) {
     CLI::App* sub = program.add_subcommand(command.name, command.description);

@@ -36,6 +36,14 @@ Command make_command(const std::string& name, const std::string& description,
           [settings, execute](const Console& console) { execute(*settings, console); }};
 }
 
+Command train_command();
+Command evaluate_command();
+Command segment_command();
+Command prepare_command();
+Command weights_command();
+Command convert_command();
+Command doctor_command();
+
 /// Runs the program. @param arguments without the program's own name.
 /// @return 0 if all went well, 1 if the command failed, 2 if the arguments are wrong, 128 + N if it stopped for signal N;
 ///   why is printed to `err`.

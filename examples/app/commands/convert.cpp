@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "commands/commands.hpp"
+#include "commands/command_line.hpp"
 #include "features/weight_files.hpp"
 #include "model/model.hpp"
 #include "smooseg/backbone/registry.hpp"

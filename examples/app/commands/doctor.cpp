@@ -14,7 +14,7 @@
 #include <sstream>
 #include <thread>
 
-#include "commands/commands.hpp"
+#include "commands/command_line.hpp"
 #include "settings/runtime.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/version.hpp"

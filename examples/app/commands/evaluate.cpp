@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "commands/commands.hpp"
+#include "commands/command_line.hpp"
 #include "data/image_file.hpp"
 #include "data/loader.hpp"
 #include "features/features.hpp"

@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "commands/commands.hpp"
+#include "commands/command_line.hpp"
 #include "data/dataset.hpp"
 #include "data/scenes.hpp"
 #include "features/features.hpp"

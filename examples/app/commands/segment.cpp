@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <map>
 
-#include "commands/commands.hpp"
+#include "commands/command_line.hpp"
 #include "data/dataset.hpp"
 #include "data/image_file.hpp"
 #include "data/loader.hpp"

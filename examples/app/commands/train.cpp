@@ -13,7 +13,7 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "commands/commands.hpp"
+#include "commands/command_line.hpp"
 #include "features/features.hpp"
 #include "features/precision.hpp"
 #include "model/model.hpp"

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "commands/commands.hpp"
+#include "commands/command_line.hpp"
 #include "features/weight_files.hpp"
 #include "smooseg/backbone/registry.hpp"
 
