@@ -201,7 +201,10 @@ class Training {
     EnergyLoss energy(energy_options(s_.model));
     Log log(fs::path(s_.out) / "log.jsonl", model_.step);
     Progress progress(console_.err, model_.step, s_.iterations);
-    if (!resumes_) fs::remove(last_), fs::remove(best_);  // of the run that is overwritten
+    if (!resumes_) {  // what may be there is of a run that is overwritten
+      fs::remove(last_);
+      fs::remove(best_);
+    }
     const StopSignal stop;
     while (model_.step < s_.iterations) {
       const EnergyTerms e = step(loader.next(), energy);
@@ -236,7 +239,7 @@ class Training {
     const Tensor pairing = functional::random_pairing(features.size(0), pairs);
     const PrototypeLogits logits = timed("predictor", [&] { return predictor(projected.code); });
     const EnergyTerms e = timed("loss", [&] { return energy(projected.features, logits, pairing); });
-    check_finite(std::isfinite(e.total.item<double>()), model_.step + 1, "the loss (" + text_of(e) + ")");
+    if (!std::isfinite(e.total.item<double>())) stop_at(model_.step + 1, "the loss (" + text_of(e) + ")");
     optimizer_->zero_grad();
     timed("backward", [&] { e.total.backward(); });
     timed("optimiser", [&] {
@@ -261,16 +264,14 @@ class Training {
             {"seconds", seconds}};
   }
 
-  [[noreturn]] void fail_at(int64_t step, const std::string& what) const {
-    const std::string saved =
-        last_saved_ < 0 ? "there is no checkpoint yet"
-                        : "the last good checkpoint, of step " + std::to_string(last_saved_) + ", is " + last_.string();
-    throw std::runtime_error("training stopped at step " + std::to_string(step) + ": " + what + "; " + saved);
+  void stop_at(int64_t step, const std::string& what) const {
+    TORCH_CHECK(false, "training stopped at step ", step, ": ", what, " is not finite; ",
+                last_saved_ < 0 ? "there is no checkpoint yet" : "the last good checkpoint is " + last_.string());
   }
 
   void save() {
     for (const auto& item : model_.segmenter->named_parameters()) {
-      if (!item.value().isfinite().all().item<bool>()) fail_at(model_.step, item.key() + " is not finite");
+      if (!item.value().isfinite().all().item<bool>()) stop_at(model_.step, item.key());
     }
     timed("save", [&] { save_model(last_, model_, optimizer_->state()); });
     last_saved_ = model_.step;
