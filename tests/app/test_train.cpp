@@ -9,7 +9,8 @@
 #include <vector>
 
 #include "app/program.hpp"
-#include "data/loader.hpp"
+#include "data/crops.hpp"
+#include "features/precision.hpp"
 #include "model/model.hpp"
 #include "smooseg/backbone/registry.hpp"
 
@@ -89,7 +90,7 @@ TEST_CASE("a profile of the training", "[train]") {
     INFO(part);
     CHECK(counts[part] == 4);  // once a step
   }
-  for (const char* part : {"hash", "textons", "backbone", "wait"}) CHECK(counts[part] == 1);
+  for (const char* part : {"hash", "fit", "backbone", "wait"}) CHECK(counts[part] == 1);
   CHECK(counts["decode"] == 6 + 1);  // six for the textons, one group for the features
   for (const auto& [part, count] : counts) {
     if (part != "thread_name") CHECK(o.out.find("\n" + part + " ") != std::string::npos);
@@ -138,6 +139,11 @@ TEST_CASE("precision of the backbone", "[train]") {
   smooseg::io::TensorMap tensors;
   for (const auto& item : vit->named_parameters()) tensors[item.key()] = item.value().detach();
   smooseg::io::write_safetensors(weights, tensors);
+  vit->eval();
+  const Tensor images = torch::rand({1, 3, 32, 32});
+  const Tensor features = rounded(vit.ptr(), torch::kFloat16)->features(images);
+  CHECK(features.equal(vit->features(images).to(torch::kFloat16).to(torch::kFloat32)));
+  CHECK(rounded(vit.ptr(), torch::kFloat32) == vit.ptr());
   const auto train = [&](const std::string& precision) {
     const fs::path out = dir.path / precision;
     check_runs(train_arguments(out) + Words{"--backbone", "dino_vits16", "--weights", weights, "--iterations", "2",
@@ -178,6 +184,14 @@ TEST_CASE("precision of the backbone", "[train]") {
                "bfloat16", picture},
               "--precision: this backbone has no weights that could be bfloat16");
   check_fails({"segment", "--model", model_file().string(), "--precision", "float16", picture}, "--precision", 2);
+}
+
+TEST_CASE("pictures of other formats are counted", "[train]") {
+  const TempDir dir;
+  const fs::path data = copy_of_scenes(dir.path);
+  write_text(data / "images" / "train" / "other.webp", "RIFF");
+  const Outcome o = check_runs(train_arguments(dir.path / "out", data) + Words{"--iterations", "1"});
+  CHECK(o.err.find("1 picture is left out: 1 .webp") != std::string::npos);
 }
 
 TEST_CASE("bad weights", "[train][bad input]") {

@@ -4,9 +4,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <map>
-#include <stdexcept>
-#include <utility>
 
 #include "settings/options.hpp"
 #include "smooseg/version.hpp"
@@ -14,11 +11,6 @@
 
 namespace smooseg::app {
 namespace {
-
-/// Wrong arguments, as opposed to a command that fails at its work.
-struct UsageError : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
 
 const CLI::App* find_command(const CLI::App& program, const std::string& name) {
   for (const CLI::App* command : program.get_subcommands([](const CLI::App*) { return true; })) {
@@ -39,24 +31,25 @@ std::string option_list(const CLI::App& command) {
 std::vector<std::string> arguments_of_config(const CLI::App& program, const CLI::App& command,
                                              const std::string& path) {
   std::ifstream file(path);
-  if (!file) throw UsageError(path + ": cannot read this configuration file");
+  if (!file) throw CLI::ConfigError(path + ": cannot read this configuration file");
   std::vector<std::string> arguments;
   for (const CLI::ConfigItem& item : CLI::ConfigTOML().from_config(file)) {
     if (item.name == "++" || item.name == "--") continue;  // CLI11's marks of a section's begin and end
-    if (item.parents.size() != 1) throw UsageError(path + ": '" + item.fullname() + "' is in no section [COMMAND]");
+    if (item.parents.size() != 1)
+      throw CLI::ConfigError(path + ": '" + item.fullname() + "' is in no section [COMMAND]");
     const std::string& section = item.parents.front();
     if (find_command(program, section) == nullptr) {
-      throw UsageError(path + ": unknown section [" + section + "]: expected the name of a command");
+      throw CLI::ConfigError(path + ": unknown section [" + section + "]: expected the name of a command");
     }
     if (section != command.get_name()) continue;
     const std::string name = "--" + item.name;
     if (item.name == "config" || command.get_option_no_throw(name) == nullptr) {
-      throw UsageError(path + ": unknown key '" + item.name + "' in [" + section +
-                       "]; known keys: " + option_list(command));
+      throw CLI::ConfigError(path + ": unknown key '" + item.name + "' in [" + section +
+                             "]; known keys: " + option_list(command));
     }
     if (item.inputs.size() != 1) {
-      throw UsageError(path + ": expected one value for '" + item.name + "' in [" + section + "], found " +
-                       std::to_string(item.inputs.size()));
+      throw CLI::ConfigError(path + ": expected one value for '" + item.name + "' in [" + section + "], found " +
+                             std::to_string(item.inputs.size()));
     }
     arguments.push_back(name + "=" + item.inputs.front());
   }
@@ -68,7 +61,7 @@ std::vector<std::string> with_config(const CLI::App& program, std::vector<std::s
   if (arguments.empty() || arguments.front().empty()) return arguments;
   const CLI::App* command = find_command(program, arguments.front());
   if (command == nullptr && arguments.front().front() != '-') {
-    throw UsageError("unknown command '" + arguments.front() + "'; see 'smooseg --help'");
+    throw CLI::ConfigError("unknown command '" + arguments.front() + "'; see 'smooseg --help'");
   }
   if (command == nullptr) return arguments;
   const std::string flag = "--config";
@@ -116,8 +109,6 @@ int run(const std::vector<std::string>& arguments, std::ostream& out, std::ostre
     return program.exit(e, out, err);
   } catch (const CLI::ParseError& e) {
     return fail(std::string(e.what()) + "\nTry 'smooseg --help' or 'smooseg COMMAND --help'.", 2);
-  } catch (const UsageError& e) {
-    return fail(e.what(), 2);
   }
   try {
     for (const Command& command : commands) {

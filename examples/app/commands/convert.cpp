@@ -31,12 +31,11 @@ void add_options(CLI::App& app, ConvertSettings& s) {
   app.add_option("in", s.in, "model of smooseg train, checkpoint of the authors' program, or weights of a backbone")
       ->required();
   app.add_option("out", s.out, "safetensors file to write")->required();
-  app.add_option(
-         "--names", s.names,
-         "whose names the tensors get: ours; authors (of the published SmooSeg program: the whole model); those "
-         "of dino, timm, huggingface (transformers) or torchvision: of a model, the backbone alone")
+  app.add_option("--names", s.names,
+                 "naming of the tensors: ours; authors (the published SmooSeg program) for a whole model; dino, timm, "
+                 "huggingface (transformers) or torchvision for a backbone, also that of a model")
       ->check(CLI::IsMember(namings));
-  app.add_option("--backbone", s.backbone, "of the authors' checkpoint, where it is to become a model of ours")
+  app.add_option("--backbone", s.backbone, "backbone of an authors' checkpoint that is to become a model of ours")
       ->check(CLI::IsMember(backbones));
 }
 
@@ -49,12 +48,12 @@ io::TensorMap part(const io::TensorMap& tensors, const std::string& prefix) {
   return result;
 }
 
-/// Whether these are a segmenter's, and not a backbone's.
+/// Whether these are the tensors of a segmenter rather than of a backbone.
 bool has_predictor(const io::TensorMap& tensors) {
   return tensors.count("predictor.teacher") > 0;
 }
 
-/// The model that the tensors of an authors' checkpoint, in our names, make with a backbone of this name.
+/// The model made of the tensors of an authors' checkpoint, in our names, and the backbone of `--backbone`.
 Model model_of(const ConvertSettings& s, const io::TensorMap& tensors, const Console& console) {
   TORCH_CHECK(!s.backbone.empty(), s.in, ": the file does not tell its backbone: say --backbone NAME");
   const Tensor prototypes = tensors.at("predictor.teacher");

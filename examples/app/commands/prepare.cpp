@@ -4,10 +4,9 @@
 #include <optional>
 
 #include "commands/command_line.hpp"
-#include "data/dataset.hpp"
 #include "data/scenes.hpp"
-#include "features/features.hpp"
 #include "features/precision.hpp"
+#include "features/training_features.hpp"
 #include "model/model.hpp"
 
 namespace smooseg::app {
@@ -63,18 +62,13 @@ void prepare_features(PrepareSettings s, const Console& console) {
   const std::string weights = chosen_weights(s.model, s.weights);
   s.model.seed = s.seed.value_or(s.model.seed);
   const torch::Device device = start(s.runtime, console.err);
-  const int workers = worker_count(s.features, s.runtime);
   const Dataset dataset = open_dataset(s.data, "train");
-  const Crops crops = training_crops(dataset, s.model);
+  if (!dataset.skipped.empty()) console.err << skipped_line(dataset) << std::endl;
+  TrainingFeatures features(dataset, s.model, s.features, device, worker_count(s.features, s.runtime));
   const auto backbone = make_backbone(s.model);
-  check_patches(s.model, *backbone);
-  const std::vector<Hash> pictures = crops.picture_hashes(workers);
-  prepare_backbone(*backbone, s.model, weights, crops, device, workers, console.err);
-  const auto chosen = in_precision(s.runtime, backbone, device, s.model.resolution, console.err);
-  const FeatureSource source = feature_source(s.model, s.features, crops, *chosen, device, workers);
-  const auto cache = feature_cache(s.model, s.features, source, pictures, workers);
-  fill_cache(*cache, source, console.err);
-  console.out << "features of " << crops.count() << " crops: " << s.features.cache << std::endl;
+  features.prepare(*backbone, weights, console.err);
+  features.fill_cache(*in_precision(s.runtime, backbone, device, s.model.resolution, console.err), console.err);
+  console.out << "features of " << features.crops().count() << " crops: " << s.features.cache << std::endl;
 }
 
 void prepare(const PrepareSettings& s, const Console& console) {

@@ -6,13 +6,13 @@
 #include "commands/command_line.hpp"
 #include "data/dataset.hpp"
 #include "data/image_file.hpp"
-#include "data/loader.hpp"
 #include "data/transforms.hpp"
 #include "features/precision.hpp"
 #include "model/model.hpp"
 #include "model/score.hpp"
 #include "report/pictures.hpp"
 #include "report/scores.hpp"
+#include "smooseg/detail/parallel.hpp"
 #include "support/folders.hpp"
 
 namespace smooseg::app {
@@ -79,12 +79,12 @@ struct Work {
 
 Work look_at(const std::string& name, const fs::path& path, SegmenterImpl& segmenter, const SegmentSettings& s,
              torch::Device device) {
-  Work work{name, path, read_image(path), {}, {}};
+  const auto read = read_transformed(path, {Transform{}, Transform{s.resolution}});
+  Work work{name, path, read.pixels[0], {}, {}};
   const int64_t height = work.picture.size(0), width = work.picture.size(1), patch = segmenter.backbone->patch_size();
   TORCH_CHECK(std::min(height, width) >= patch, path.string(), ": expected a picture of at least ", patch, " x ", patch,
               " pixels, found ", width, " x ", height);
-  const Tensor seen = s.resolution > 0 ? resize_shorter(work.picture, s.resolution) : work.picture;
-  const Tensor image = normalize(seen).unsqueeze(0).to(device);
+  const Tensor image = normalize(read.pixels[1]).unsqueeze(0).to(device);
   if (s.crf.use) {
     work.energies = crf_energies(segmenter, s.crf, image, height, width)[0];
   } else {
@@ -97,7 +97,7 @@ Work look_at(const std::string& name, const fs::path& path, SegmenterImpl& segme
 void apply_crf(std::vector<Work>& group, const CrfSettings& settings, int threads) {
   const auto count = static_cast<int64_t>(group.size());
   const crf::DenseCrf crf = make_crf(settings, std::max<int64_t>(1, threads / count));
-  parallel_for(count, threads, [&](int64_t i) {
+  smooseg::detail::parallel_for(count, threads, [&](int64_t i) {
     Work& work = group[static_cast<std::size_t>(i)];
     work.labels = crf.labels_from_energies(work.picture, work.energies);
     work.energies = Tensor();

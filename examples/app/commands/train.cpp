@@ -14,8 +14,8 @@
 #include <stdexcept>
 
 #include "commands/command_line.hpp"
-#include "features/features.hpp"
 #include "features/precision.hpp"
+#include "features/training_features.hpp"
 #include "model/model.hpp"
 #include "model/optimizer.hpp"
 #include "model/score.hpp"
@@ -104,21 +104,21 @@ class Training {
 
   void run() {
     const Dataset dataset = open_dataset(s_.data, "train");
+    if (!dataset.skipped.empty()) console_.err << skipped_line(dataset) << std::endl;
     prepare_folder();
     const ClassTable classes = settle(dataset);
-    const Crops crops = training_crops(dataset, s_.model);
-    check_batch(crops.count());
+    TrainingFeatures features(dataset, s_.model, s_.features, device_, workers_);
+    check_batch(features.crops().count());
     if (s_.select == "labels") {
       validation_ = open_dataset(s_.data, s_.validation_split);
       TORCH_CHECK(validation_->labelled(), s_.data, ": --select labels needs labels, found none for the split '",
                   s_.validation_split, "'");
     }
-    const std::vector<Hash> pictures = timed("hash", [&] { return crops.picture_hashes(workers_); });
-    resumes_ ? resume(pictures) : begin(classes, crops, pictures);
+    resumes_ ? resume(features) : begin(classes, features);
     console_.err << "thresholds: within " << *s_.model.within_threshold << ", across " << *s_.model.across_threshold
                  << std::endl;
     const int64_t first = model_.step;
-    learn(crops, pictures);
+    learn(features);
     if (profiler_) report_profile(model_.step - first);
     console_.out << "model: " << best_.string() << std::endl;
   }
@@ -157,19 +157,17 @@ class Training {
     batch = crops;
   }
 
-  void begin(const ClassTable& classes, const Crops& crops, const std::vector<Hash>& pictures) {
+  void begin(const ClassTable& classes, TrainingFeatures& features) {
     torch::manual_seed(mix_seed(s_.model.seed, SeedPurpose::kInitialization));
     model_ = make_model(s_.model, classes);
     model_.segmenter->to(device_);
-    auto& backbone = *model_.segmenter->backbone;
-    check_patches(s_.model, backbone);
-    prepare_backbone(backbone, s_.model, s_.weights, crops, device_, workers_, console_.err);
-    model_.data = data_hash(pictures);
+    features.prepare(*model_.segmenter->backbone, s_.weights, console_.err);
+    model_.data = features.data_hash();
     optimizer_.emplace(*model_.segmenter, s_.model);
   }
 
   /// Goes on from the checkpoint. With other settings or pictures than it began with, the run's end would be neither's.
-  void resume(const std::vector<Hash>& pictures) {
+  void resume(TrainingFeatures& features) {
     LoadedModel loaded = load_model(last_, device_);
     const std::string name = last_.string(), refused = name + ": cannot resume with other ";
     const SettingValues saved = values_of(loaded.model.settings);
@@ -177,7 +175,7 @@ class Training {
       TORCH_CHECK(saved.at(option) == value, refused, "settings: --", option, " was ", saved.at(option), ", got ",
                   value);
     }
-    TORCH_CHECK(loaded.model.data.empty() || loaded.model.data == data_hash(pictures), refused, "pictures: those of ",
+    TORCH_CHECK(loaded.model.data.empty() || loaded.model.data == features.data_hash(), refused, "pictures: those of ",
                 s_.data, " are not, or not in the same order, those that it was trained on");
     TORCH_CHECK(s_.iterations >= loaded.model.step, name, ": has ", loaded.model.step,
                 " steps already, more than --iterations ", s_.iterations);
@@ -188,16 +186,14 @@ class Training {
     console_.err << "going on from step " << model_.step << std::endl;
   }
 
-  void learn(const Crops& crops, const std::vector<Hash>& pictures) {
+  void learn(TrainingFeatures& features) {
     // The model keeps its float32 weights; training and validation see the features of this one.
     const auto backbone =
         in_precision(s_.runtime, model_.segmenter->backbone, device_, s_.model.resolution, console_.err);
-    const FeatureSource source = feature_source(s_.model, s_.features, crops, *backbone, device_, workers_);
     const auto batch = [&, first = model_.step](int64_t i) {
-      return batch_indices(first + i, s_.model.batch, crops.count(), s_.model.seed);
+      return batch_indices(first + i, s_.model.batch, features.crops().count(), s_.model.seed);
     };
-    FeatureLoader loader(source, feature_cache(s_.model, s_.features, source, pictures, workers_),
-                         s_.iterations - model_.step, batch, console_.err);
+    FeatureLoader loader = features.loader(*backbone, s_.iterations - model_.step, batch, console_.err);
     EnergyLoss energy(energy_options(s_.model));
     Log log(fs::path(s_.out) / "log.jsonl", model_.step);
     Progress progress(console_.err, model_.step, s_.iterations);
@@ -217,7 +213,7 @@ class Training {
       }
       const bool validates = validation_ && is_due(s_.validate_every);
       if (validates || is_due(s_.checkpoint_every) || signal != 0) save();
-      if (validates) validate(backbone, log);
+      if (validates) validate(rounded(backbone, feature_dtype(s_.model)), log);
       if (signal != 0) {
         throw Stopped(signal, "stopped by signal " + std::to_string(signal) + " after step " +
                                   std::to_string(model_.step) + "; --resume goes on from " + last_.string());

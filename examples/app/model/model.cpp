@@ -18,17 +18,13 @@ constexpr auto kFormatName = "smooseg model ";
 constexpr auto kFormat = "smooseg model 1";
 constexpr auto kExtraPrefix = "optimizer.";
 
-/// A backbone as the settings want it.
-std::shared_ptr<backbone::Backbone> choose_backbone(const ModelSettings& settings) {
-  if (settings.backbone == "texture") {
-    return backbone::Texture(backbone::TextureOptions()
-                                 .textons(settings.textons)
-                                 .sharpness(settings.texton_sharpness)
-                                 .position(settings.position))
-        .ptr();
-  }
-  const auto kind = settings.features == "keys" ? backbone::FeatureKind::kKeys : backbone::FeatureKind::kTokens;
-  return backbone::make(settings.backbone, kind);
+backbone::BackboneOptions backbone_options(const ModelSettings& settings) {
+  return backbone::BackboneOptions(settings.features == "keys" ? backbone::FeatureKind::kKeys
+                                                               : backbone::FeatureKind::kTokens)
+      .texture(backbone::TextureOptions()
+                   .textons(settings.textons)
+                   .sharpness(settings.texton_sharpness)
+                   .position(settings.position));
 }
 
 const std::string& metadata_at(const std::map<std::string, std::string>& metadata, const std::string& key,
@@ -41,7 +37,7 @@ const std::string& metadata_at(const std::map<std::string, std::string>& metadat
 }  // namespace
 
 std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings) {
-  auto backbone = choose_backbone(settings);
+  auto backbone = backbone::make(settings.backbone, backbone_options(settings));
   backbone->eval();
   for (auto& parameter : backbone->parameters()) parameter.requires_grad_(false);
   return backbone;

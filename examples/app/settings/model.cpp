@@ -141,6 +141,10 @@ void choose_thresholds(ModelSettings& settings) {
   settings.across_threshold = settings.across_threshold.value_or(entry.across_threshold);
 }
 
+torch::ScalarType feature_dtype(const ModelSettings& settings) {
+  return settings.feature_dtype == "float16" ? torch::kFloat16 : torch::kFloat32;
+}
+
 EnergyOptions energy_options(const ModelSettings& settings) {
   return EnergyOptions()
       .smoothness(SmoothnessOptions()

@@ -69,6 +69,9 @@ ModelSettings settings_from(const SettingValues& values, const std::string& sour
 /// Sets the thresholds that are unset to those that suit the backbone.
 void choose_thresholds(ModelSettings& settings);
 
+/// What the features of training crops are rounded to.
+torch::ScalarType feature_dtype(const ModelSettings& settings);
+
 /// @param settings with both thresholds set.
 EnergyOptions energy_options(const ModelSettings& settings);
 

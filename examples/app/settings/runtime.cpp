@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <thread>
 
+#include "settings/options.hpp"
+
 namespace smooseg::app {
 namespace {
 
@@ -17,15 +19,26 @@ int core_count() {
 }  // namespace
 
 void add_options(CLI::App& command, RuntimeSettings& settings) {
-  command.add_option("--device", settings.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
-  command.add_option("--threads", settings.threads, "number of threads; 0: all cores")
-      ->check(CLI::Range(0, 4096).description("0 to 4096"))
-      ->capture_default_str();
+  command.add_option("--device", settings.device, "auto, cpu, cuda or cuda:N");
+  command.add_option("--threads", settings.threads, "number of threads; 0: all cores")->check(from_to(0, 4096));
   command
       .add_option("--precision", settings.precision,
                   "what the frozen backbone computes in; auto: bfloat16 where it is measured to be faster")
-      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
-      ->capture_default_str();
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}));
+}
+
+void add_options(CLI::App& command, FeatureSettings& settings) {
+  command.add_option("--cache", settings.cache, "folder that keeps the training crops' features for all runs")
+      ->type_name("DIR");
+  command.add_option("--cache-memory", settings.cache_memory, "GiB of features to keep in memory at most")
+      ->check(CLI::Range(0.0, 1e6));
+  command
+      .add_option("--workers", settings.workers, "threads that decode pictures and read features ahead; 0: --threads")
+      ->check(from_to(0, 4096));
+}
+
+int worker_count(const FeatureSettings& settings, const RuntimeSettings& runtime) {
+  return settings.workers > 0 ? settings.workers : thread_count(runtime);
 }
 
 int thread_count(const RuntimeSettings& settings) {
