@@ -10,13 +10,13 @@
 #include "commands/commands.hpp"
 #include "data/dataset.hpp"
 #include "data/image_file.hpp"
-#include "data/loader.hpp"
 #include "data/transforms.hpp"
 #include "features/precision.hpp"
 #include "report/pictures.hpp"
 #include "settings/crf.hpp"
 #include "settings/model.hpp"
 #include "settings/runtime.hpp"
+#include "smooseg/detail/parallel.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -135,15 +135,15 @@ struct Work {
 
 Work look_at(const std::string& name, const fs::path& path, SegmenterImpl& segmenter, const SegmentSettings& s,
              torch::Device device) {
-  Work work{name, path, read_image(path), {}, {}};
+  const auto read = read_transformed(path, {Transform{}, Transform{s.resolution}});
+  Work work{name, path, read.pixels[0], {}, {}};
   const int64_t height = work.picture.size(0), width = work.picture.size(1), patch = segmenter.backbone->patch_size();
   if (std::min(height, width) < patch) {
     throw std::runtime_error(path.string() + ": expected a picture of at least " + std::to_string(patch) + " x " +
                              std::to_string(patch) + " pixels, found " + std::to_string(width) + " x " +
                              std::to_string(height));
   }
-  const Tensor seen = s.resolution > 0 ? resize_shorter(work.picture, s.resolution) : work.picture;
-  const Tensor image = normalize(seen).unsqueeze(0).to(device);
+  const Tensor image = normalize(read.pixels[1]).unsqueeze(0).to(device);
   if (s.crf.use) {
     work.energies = crf_energies(segmenter, s.crf, image, height, width)[0];
   } else {
@@ -156,7 +156,7 @@ Work look_at(const std::string& name, const fs::path& path, SegmenterImpl& segme
 void apply_crf(std::vector<Work>& group, const CrfSettings& settings, int threads) {
   const auto count = static_cast<int64_t>(group.size());
   const crf::DenseCrf crf = make_crf(settings, std::max<int64_t>(1, threads / count));
-  parallel_for(count, threads, [&](int64_t i) {
+  smooseg::detail::parallel_for(count, threads, [&](int64_t i) {
     Work& work = group[static_cast<std::size_t>(i)];
     work.labels = crf.labels_from_energies(work.picture, work.energies);
     work.energies = Tensor();

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "data/codec.hpp"
+#include "data/image_file.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::app {
