@@ -319,8 +319,8 @@ TEST_CASE("a profile of the training", "[program]") {
     INFO(part);
     CHECK(counts[part] == 4);  // once a step
   }
-  for (const char* part : {"hash", "textons", "backbone", "wait"}) CHECK(counts[part] == 1);
-  CHECK(counts["decode"] == 6 + 1);  // six for the textons, one group for the features
+  for (const char* part : {"hash", "fit", "backbone", "wait"}) CHECK(counts[part] == 1);
+  CHECK(counts["decode"] == 6 + 1);  // six for the fit, one group for the features
   for (const auto& [part, count] : counts) {
     if (part != "thread_name") CHECK(o.out.find("\n" + part + " ") != std::string::npos);
   }

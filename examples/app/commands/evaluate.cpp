@@ -11,9 +11,8 @@
 #include "commands/commands.hpp"
 #include "commands/score.hpp"
 #include "data/image_file.hpp"
-#include "data/loader.hpp"
-#include "features/features.hpp"
 #include "features/precision.hpp"
+#include "features/training_features.hpp"
 #include "report/pictures.hpp"
 #include "settings/crf.hpp"
 #include "settings/model.hpp"
@@ -69,19 +68,17 @@ Segmenter kmeans_segmenter(const Model& model, const EvaluateSettings& s, torch:
   constexpr auto kPurpose = SeedPurpose::kKMeans;
   const torch::NoGradGuard no_grad;
   auto backbone = model.segmenter->backbone;
-  const Crops crops = training_crops(open_dataset(s.data, "train"), model.settings);
-  const int workers = worker_count(s.features, s.runtime);
+  TrainingFeatures features(open_dataset(s.data, "train"), model.settings, s.features, device,
+                            worker_count(s.features, s.runtime));
   const auto generator = at::make_generator<at::CPUGeneratorImpl>(mix_seed(model.settings.seed, kPurpose));
   baselines::KMeans kmeans(baselines::KMeansOptions(model.settings.classes), generator);
   // Two passes over the training crops, or as many crops of a large set.
-  const int64_t batch = std::min(kCropsAtOnce, crops.count());
-  const int64_t steps = (2 * std::min(crops.count(), kMaxCrops) + batch - 1) / batch;
-  const FeatureSource source = feature_source(model.settings, s.features, crops, *backbone, device, workers);
-  const auto pictures = s.features.cache.empty() ? std::vector<Hash>() : crops.picture_hashes(workers);
-  FeatureLoader loader(
-      source, feature_cache(model.settings, s.features, source, pictures, workers), steps,
-      [&](int64_t step) { return batch_indices(step, batch, crops.count(), mix_seed(model.settings.seed, kPurpose)); },
-      err);
+  const int64_t count = features.crops().count(), batch = std::min(kCropsAtOnce, count);
+  const int64_t steps = (2 * std::min(count, kMaxCrops) + batch - 1) / batch;
+  const auto crops_of = [&](int64_t step) {
+    return batch_indices(step, batch, count, mix_seed(model.settings.seed, kPurpose));
+  };
+  FeatureLoader loader = features.loader(*backbone, steps, crops_of, err);
   for (int64_t step = 0; step < steps; ++step) kmeans.update(loader.next());
 
   const int64_t channels = backbone->channels();

@@ -8,8 +8,8 @@
 #include "commands/commands.hpp"
 #include "data/dataset.hpp"
 #include "data/scenes.hpp"
-#include "features/features.hpp"
 #include "features/precision.hpp"
+#include "features/training_features.hpp"
 #include "settings/model.hpp"
 #include "settings/runtime.hpp"
 
@@ -74,18 +74,12 @@ void prepare_features(PrepareSettings s, const Console& console) {
   const std::string weights = chosen_weights(s.model, s.weights);
   s.model.seed = s.seed.value_or(s.model.seed);
   const torch::Device device = start(s.runtime);
-  const int workers = worker_count(s.features, s.runtime);
-  const Dataset dataset = open_dataset(s.data, "train");
-  const Crops crops = training_crops(dataset, s.model);
+  TrainingFeatures features(open_dataset(s.data, "train"), s.model, s.features, device,
+                            worker_count(s.features, s.runtime));
   const auto backbone = make_backbone(s.model);
-  check_patches(s.model, *backbone);
-  const std::vector<Hash> pictures = crops.picture_hashes(workers);
-  prepare_backbone(*backbone, s.model, weights, crops, device, workers, nullptr, console.err);
-  const auto chosen = in_precision(s.runtime, backbone, device, s.model.resolution, console.err);
-  const FeatureSource source = feature_source(s.model, s.features, crops, *chosen, device, workers);
-  const auto cache = feature_cache(s.model, s.features, source, pictures, workers);
-  fill_cache(*cache, source, console.err);
-  console.out << "features of " << crops.count() << " crops: " << s.features.cache << std::endl;
+  features.prepare(*backbone, weights, console.err);
+  features.fill_cache(*in_precision(s.runtime, backbone, device, s.model.resolution, console.err), console.err);
+  console.out << "features of " << features.crops().count() << " crops: " << s.features.cache << std::endl;
 }
 
 }  // namespace

@@ -18,9 +18,8 @@
 #include "commands/commands.hpp"
 #include "commands/score.hpp"
 #include "data/dataset.hpp"
-#include "data/loader.hpp"
-#include "features/features.hpp"
 #include "features/precision.hpp"
+#include "features/training_features.hpp"
 #include "settings/model.hpp"
 #include "settings/runtime.hpp"
 #include "smooseg/io/atomic_file.hpp"
@@ -263,7 +262,8 @@ class Training {
 
   void run() {
     const ClassTable classes = settle(s_, dataset_);
-    const Crops crops = training_crops(dataset_, s_.model);
+    TrainingFeatures features(dataset_, s_.model, s_.features, device_, workers_);
+    const Crops& crops = features.crops();
     if (crops.count() < 2) {
       throw std::runtime_error(s_.data + ": expected at least 2 training crops, found " +
                                std::to_string(crops.count()));
@@ -282,10 +282,9 @@ class Training {
       throw std::runtime_error(s_.data + ": --select labels needs labels, found none for the split '" +
                                s_.validation_split + "'");
     }
-    const std::vector<Hash> pictures = timed("hash", [&] { return crops.picture_hashes(workers_); });
-    begin(classes, crops, pictures);
+    begin(classes, features);
     const int64_t first = model_.step;
-    train(crops, pictures);
+    train(features);
     if (profiler_) report_profile(model_.step - first);
     console_.out << "model: " << best_path().string() << std::endl;
   }
@@ -309,21 +308,19 @@ class Training {
   }
 
   /// A new model, or the one to go on with.
-  void begin(const ClassTable& classes, const Crops& crops, const std::vector<Hash>& pictures) {
+  void begin(const ClassTable& classes, TrainingFeatures& features) {
     if (!s_.resume) {
       torch::manual_seed(mix_seed(s_.model.seed, SeedPurpose::kInitialization));
       model_ = make_model(s_.model, classes);
       model_.segmenter->to(device_);
-      auto& backbone = *model_.segmenter->backbone;
-      check_patches(s_.model, backbone);
-      prepare_backbone(backbone, s_.model, s_.weights, crops, device_, workers_, console_.err);
-      model_.data = data_hash(pictures);
+      features.prepare(*model_.segmenter->backbone, s_.weights, console_.err);
+      model_.data = features.data_hash();
       optimizer_ = std::make_unique<Optimizer>(*model_.segmenter, s_.model);
       return;
     }
     LoadedModel loaded = load_model(last_path(), device_);
     check_same_settings(s_.model, loaded.model.settings, last_path());
-    if (!loaded.model.data.empty() && loaded.model.data != data_hash(pictures)) {
+    if (!loaded.model.data.empty() && loaded.model.data != features.data_hash()) {
       throw std::runtime_error(last_path().string() + ": cannot resume with other pictures: those of " + s_.data +
                                " are not, or not in the same order, those that it was trained on");
     }
@@ -337,17 +334,14 @@ class Training {
     console_.err << "going on from step " << model_.step << std::endl;
   }
 
-  void train(const Crops& crops, const std::vector<Hash>& pictures) {
+  void train(TrainingFeatures& features) {
     // The model keeps its float32 weights.
     const auto backbone =
         in_precision(s_.runtime, model_.segmenter->backbone, device_, s_.model.resolution, console_.err);
-    const FeatureSource source = feature_source(s_.model, s_.features, crops, *backbone, device_, workers_);
-    FeatureLoader loader(
-        source, feature_cache(s_.model, s_.features, source, pictures, workers_), s_.iterations - model_.step,
-        [&, first = model_.step](int64_t i) {
-          return batch_indices(first + i, s_.model.batch, crops.count(), s_.model.seed);
-        },
-        console_.err);
+    const auto batch = [&, first = model_.step](int64_t i) {
+      return batch_indices(first + i, s_.model.batch, features.crops().count(), s_.model.seed);
+    };
+    FeatureLoader loader = features.loader(*backbone, s_.iterations - model_.step, batch, console_.err);
     EnergyLoss energy(energy_options(s_.model));
     Log log(fs::path(s_.out) / "log.jsonl", model_.step);
     Progress progress(console_.err, model_.step, s_.iterations);

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "smooseg/backbone/registry.hpp"
-#include "smooseg/backbone/texture.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/version.hpp"
 
@@ -34,17 +33,13 @@ std::vector<std::string> backbone_names() {
   return names;
 }
 
-/// A backbone as the settings want it.
-std::shared_ptr<backbone::Backbone> choose_backbone(const ModelSettings& settings) {
-  if (settings.backbone == "texture") {
-    return backbone::Texture(backbone::TextureOptions()
-                                 .textons(settings.textons)
-                                 .sharpness(settings.texton_sharpness)
-                                 .position(settings.position))
-        .ptr();
-  }
-  const auto kind = settings.features == "keys" ? backbone::FeatureKind::kKeys : backbone::FeatureKind::kTokens;
-  return backbone::make(settings.backbone, kind);
+backbone::BackboneOptions backbone_options(const ModelSettings& settings) {
+  return backbone::BackboneOptions(settings.features == "keys" ? backbone::FeatureKind::kKeys
+                                                               : backbone::FeatureKind::kTokens)
+      .texture(backbone::TextureOptions()
+                   .textons(settings.textons)
+                   .sharpness(settings.texton_sharpness)
+                   .position(settings.position));
 }
 
 Model assemble(const ModelSettings& settings, const ClassTable& classes, const SegmenterOptions& options) {
@@ -190,7 +185,7 @@ EnergyOptions energy_options(const ModelSettings& settings) {
 }
 
 std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings) {
-  auto backbone = choose_backbone(settings);
+  auto backbone = backbone::make(settings.backbone, backbone_options(settings));
   backbone->eval();
   for (auto& parameter : backbone->parameters()) parameter.requires_grad_(false);
   return backbone;
