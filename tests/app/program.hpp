@@ -2,7 +2,6 @@
 
 // What the program's tests share: running it, and a small data set.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 #include <filesystem>
@@ -10,6 +9,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -106,8 +106,9 @@ inline const std::filesystem::path& scenes() {
 
 /// The first picture of a folder in the order of names.
 inline std::filesystem::path first_file(const std::filesystem::path& folder) {
-  const std::filesystem::directory_iterator files(folder);
-  return *std::min_element(begin(files), end(files));
+  std::set<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) files.insert(entry.path());
+  return *files.begin();
 }
 
 inline std::ptrdiff_t file_count(const std::filesystem::path& folder) {

@@ -113,7 +113,8 @@ TEST_CASE("bad arguments", "[command line][bad input]") {
 }
 
 TEST_CASE("numbers that are none, or too large, are refused by the option's name", "[command line][bad input]") {
-  const std::string config = (TempDir().path / "run.toml").string();
+  const TempDir dir;
+  const std::string config = (dir.path / "run.toml").string();
   for (const char* option :
        {"--projector-rate", "--temperature", "--dropout", "--within-threshold", "--cache-memory"}) {
     for (const char* value : {"nan", "inf", "-inf", "1e300", "1e-300"}) {

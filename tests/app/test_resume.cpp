@@ -52,7 +52,7 @@ TEST_CASE("a model in the folder is not lost unasked", "[resume][bad input]") {
   CHECK(text_of(best) == before);
   fs::remove(best);
   check_fails(train_arguments(dir.path), "--out: there is a model already, " + last.string());
-  check_fails(train_arguments(dir.path) + Words{"--overwrite", "--resume"}, "--overwrite excludes --resume", 2);
+  check_fails(train_arguments(dir.path) + Words{"--overwrite", "--resume"}, "--resume excludes --overwrite", 2);
 
   check_runs(train_arguments(dir.path) + Words{"--overwrite", "--seed", "1"});
   CHECK(settings_of(best).at("seed") == "1");
