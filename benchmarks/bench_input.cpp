@@ -19,12 +19,13 @@
 #include <string>
 #include <vector>
 
+#include "data/crops.hpp"
 #include "data/dataset.hpp"
 #include "data/image_file.hpp"
-#include "data/loader.hpp"
 #include "data/scenes.hpp"
 #include "data/transforms.hpp"
 #include "features/feature_loader.hpp"
+#include "smooseg/detail/parallel.hpp"
 #include "support.hpp"
 #include "support/pipeline.hpp"
 
@@ -57,7 +58,7 @@ const fs::path& temporary_folder() {
   return folder.path;
 }
 
-void write_jpeg(const fs::path& path, Raster picture) {
+void write_jpeg(const fs::path& path, const Tensor& picture) {
   jpeg_compress_struct info{};
   jpeg_error_mgr errors{};
   info.err = jpeg_std_error(&errors);
@@ -65,15 +66,15 @@ void write_jpeg(const fs::path& path, Raster picture) {
   unsigned char* bytes = nullptr;
   unsigned long size = 0;
   jpeg_mem_dest(&info, &bytes, &size);
-  info.image_width = static_cast<JDIMENSION>(picture.width);
-  info.image_height = static_cast<JDIMENSION>(picture.height);
+  info.image_width = static_cast<JDIMENSION>(picture.size(1));
+  info.image_height = static_cast<JDIMENSION>(picture.size(0));
   info.input_components = 3;
   info.in_color_space = JCS_RGB;
   jpeg_set_defaults(&info);
   jpeg_set_quality(&info, 92, TRUE);
   jpeg_start_compress(&info, TRUE);
   while (info.next_scanline < info.image_height) {
-    JSAMPROW row = picture.values.data() + info.next_scanline * picture.width * 3;
+    JSAMPROW row = picture.data_ptr<uint8_t>() + info.next_scanline * picture.stride(0);
     jpeg_write_scanlines(&info, &row, 1);
   }
   jpeg_finish_compress(&info);
@@ -120,14 +121,14 @@ void BM_Input(benchmark::State& state) {
 void BM_InputNaive(benchmark::State& state) {
   const auto& samples = pictures().samples;
   const auto count = static_cast<int64_t>(samples.size());
-  const auto crop = [](const Tensor& t) { return normalize(center_crop(resize_shorter(t, kSide), kSide, kSide)); };
   for (auto _ : state) {
-    parallel_for(count, state.range(0), [&](int64_t i) {
+    smooseg::detail::parallel_for(count, state.range(0), [&](int64_t i) {
       const Tensor picture = read_image(samples[static_cast<std::size_t>(i)].image);
-      if (state.range(1) == 1) {
-        benchmark::DoNotOptimize(crop(picture).data_ptr());
-      } else {
-        for (const Tensor& part : five_crop(picture)) benchmark::DoNotOptimize(crop(part).data_ptr());
+      for (int64_t k = 0; k < state.range(1); ++k) {
+        Tensor part = picture;
+        if (state.range(1) > 1) part = transformed(part, {0, false, k});
+        part = transformed(transformed(part, {kSide}), {0, true});
+        benchmark::DoNotOptimize(normalize(part).data_ptr());
       }
     });
   }
@@ -147,13 +148,13 @@ const Dataset& large_picture() {
 
 void BM_LargePicture(benchmark::State& state) {
   const Crops crops(large_picture(), kSide, false);
-  for (auto _ : state) benchmark::DoNotOptimize(crops.image(0).data_ptr());
+  for (auto _ : state) benchmark::DoNotOptimize(crops.images({0}).data_ptr());
 }
 
 void BM_LargePictureNaive(benchmark::State& state) {
   for (auto _ : state) {
     const Tensor picture = read_image(large_picture().samples.front().image);
-    benchmark::DoNotOptimize(normalize(center_crop(resize_shorter(picture, kSide), kSide, kSide)).data_ptr());
+    benchmark::DoNotOptimize(normalize(transformed(picture, {kSide, true})).data_ptr());
   }
 }
 
@@ -185,7 +186,7 @@ Tensor scaled_picture(const std::string& bytes) {
 /// What scaled decoding would take, and by how many grey levels it differs on the mean.
 void BM_LargePictureScaled(benchmark::State& state) {
   const fs::path& path = large_picture().samples.front().image;
-  const auto crop = [](const Tensor& t) { return center_crop(resize_shorter(t, kSide), kSide, kSide); };
+  const auto crop = [](const Tensor& t) { return transformed(t, {kSide, true}); };
   Tensor scaled;
   for (auto _ : state) {
     std::ifstream file(path, std::ios::binary);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <set>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 
 #include "smooseg/backbone/registry.hpp"
@@ -163,6 +164,13 @@ TEST_CASE("ResNet clones, learns when asked to, and says what is wrong", "[backb
   CHECK_ERROR(ResNet(ResNetOptions().width(0)), "expected a positive width, got 0");
 }
 
+TEST_CASE("a backbone that comes with weights has nothing to learn", "[backbone]") {
+  ResNet resnet = small_resnet();
+  Backbone& backbone = *resnet;
+  const auto images = [](const std::vector<int64_t>&) -> ImageStream { throw std::logic_error("opened"); };
+  CHECK(backbone.fit(images, 3, std::nullopt) == 0);
+}
+
 TEST_CASE("backbones are made by name", "[backbone]") {
   std::set<std::string> names, files;
   for (const RegistryEntry& entry : registry()) {
@@ -187,6 +195,10 @@ TEST_CASE("backbones are made by name", "[backbone]") {
     CHECK(find("dinov2_vit" + model + "14_reg").weights.path ==
           "dinov2/dinov2_vit" + model + "14/dinov2_vit" + model + "14_reg4_pretrain.pth");
   }
+  CHECK(find("dino_vits8").within_threshold == -0.02);
+  CHECK(find("dino_vits8").across_threshold == 0.5);
+  CHECK(find("texture").within_threshold == 0.2);
+  CHECK(find("texture").across_threshold == 0.7);
   CHECK(find("dinov2_vitg14").channels == 1536);
   CHECK(find("dinov2_vitl14_reg").channels == 1024);
   CHECK(find("dino_vitb8").channels == 768);
@@ -198,6 +210,10 @@ TEST_CASE("backbones are made by name", "[backbone]") {
   const auto registers = std::dynamic_pointer_cast<VisionTransformerImpl>(make("dinov2_vits14_reg"));
   REQUIRE(registers);
   CHECK(registers->options.register_tokens() == 4);
+  const auto texture =
+      std::dynamic_pointer_cast<TextureImpl>(make("texture", BackboneOptions().texture(TextureOptions().textons(9))));
+  REQUIRE(texture);
+  CHECK(texture->channels() == 9);
   CHECK_ERROR(make("dino_vits7"), "backbone: expected one of dino_vits8, dino_vits16, dino_vitb8, dino_vitb16, ");
   CHECK_ERROR(make("dino_vits7"), "mocov2_resnet50, texture, got 'dino_vits7'");
   CHECK_ERROR(make("texture", FeatureKind::kKeys), "texture has no keys");

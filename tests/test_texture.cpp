@@ -324,21 +324,29 @@ TEST_CASE("texture: fit is the same for a seed, and looks at every picture", "[t
   CHECK_FALSE(at::equal(textons(1), textons(2)));
 }
 
-TEST_CASE("texture: fit looks at a bounded number of pictures, and says which", "[texture]") {
-  Texture texture(TextureOptions().textons(2));
-  std::vector<int64_t> seen, announced;
-  texture->fit(
+TEST_CASE("texture: fit looks at a bounded number of pictures, opened as one stream", "[texture]") {
+  const auto picture = [](int64_t i) { return plain(0.2 + 0.6 * static_cast<double>(i % 7) / 7, 0.5, 0.5, 8, 8); };
+  Texture texture(TextureOptions().textons(2)), by_number(TextureOptions().textons(2));
+  std::vector<int64_t> opened, seen;
+  std::size_t taken = 0;
+  smooseg::backbone::Backbone& backbone = *texture;
+  backbone.fit(
+      [&](const std::vector<int64_t>& numbers) {
+        CHECK(opened.empty());
+        opened = numbers;
+        return [&] { return picture(opened.at(taken++)); };
+      },
+      1000000, seeded(0));
+  CHECK(static_cast<int64_t>(taken) == smooseg::backbone::TextureImpl::kFitPictures);
+  CHECK(opened.size() == taken);
+  by_number->fit(
       [&](int64_t i) {
         seen.push_back(i);
-        return plain(0.2 + 0.6 * static_cast<double>(i % 7) / 7, 0.5, 0.5, 8, 8);
+        return picture(i);
       },
-      1000000, seeded(0),
-      [&](const std::vector<int64_t>& order) {
-        CHECK(seen.empty());
-        announced.insert(announced.end(), order.begin(), order.end());
-      });
-  CHECK(static_cast<int64_t>(seen.size()) == smooseg::backbone::TextureImpl::kFitPictures);
-  CHECK(announced == seen);
+      1000000, seeded(0));
+  CHECK(seen == opened);
+  CHECK(at::equal(by_number->textons, texture->textons));
 }
 
 TEST_CASE("texture: float64", "[texture]") {

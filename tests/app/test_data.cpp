@@ -1,35 +1,23 @@
-// Files, transforms, classes, data sets and scenes of the program.
+// Transforms, training crops, classes, data sets and scenes of the program.
 
-// clang-format off
-#include <csetjmp>
-#include <cstddef>
-#include <cstdio>
-
-#include <jpeglib.h>  // needs the two before it
-// clang-format on
-#include <png.h>
 #include <torch/types.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdlib>
-#include <fstream>
-#include <functional>
-#include <iterator>
+#include <map>
 #include <string>
 #include <vector>
 
+#include "app/picture_files.hpp"
 #include "data/classes.hpp"
-#include "data/codec.hpp"
+#include "data/crops.hpp"
 #include "data/dataset.hpp"
 #include "data/image_file.hpp"
-#include "data/loader.hpp"
 #include "data/scenes.hpp"
-#include "data/textures.hpp"
 #include "data/transforms.hpp"
-#include "smooseg/backbone/backbone.hpp"
 #include "support.hpp"
+#include "support/seeds.hpp"
 
 namespace {
 
@@ -37,403 +25,56 @@ namespace fs = std::filesystem;
 using namespace smooseg::app;
 using torch::Tensor;
 
-using Bytes = std::vector<uint8_t>;
-
-void save(const fs::path& path, const Bytes& bytes) {
-  fs::create_directories(path.parent_path());
-  std::ofstream stream(path, std::ios::binary);
-  stream.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-}
-
-void save(const fs::path& path, const std::string& text) {
-  save(path, Bytes(text.begin(), text.end()));
-}
-
-Bytes load(const fs::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-}
-
-/// A PNG as given, row by row: what our own writer does not make.
-struct PngSpec {
-  uint32_t width = 0, height = 0;
-  int depth = 8;
-  int color_type = PNG_COLOR_TYPE_GRAY;
-  bool interlaced = false;
-  std::vector<Color> palette = {};
-  Bytes transparency = {};  // of the palette's entries
-};
-
-Bytes png_bytes(const PngSpec& spec, Bytes rows) {
-  Bytes out;
-  png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, nullptr, nullptr);
-  png_infop info = png_create_info_struct(png);
-  const auto append = [](png_structp p, png_bytep data, size_t size) {
-    auto* target = static_cast<Bytes*>(png_get_io_ptr(p));
-    target->insert(target->end(), data, data + size);
-  };
-  png_set_write_fn(png, &out, append, nullptr);
-  png_set_IHDR(png, info, spec.width, spec.height, spec.depth, spec.color_type,
-               spec.interlaced ? PNG_INTERLACE_ADAM7 : PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
-               PNG_FILTER_TYPE_DEFAULT);
-  std::vector<png_color> palette;
-  for (const Color& color : spec.palette) palette.push_back({color[0], color[1], color[2]});
-  if (!palette.empty()) png_set_PLTE(png, info, palette.data(), static_cast<int>(palette.size()));
-  if (!spec.transparency.empty()) {
-    png_set_tRNS(png, info, spec.transparency.data(), static_cast<int>(spec.transparency.size()), nullptr);
-  }
-  png_write_info(png, info);
-  std::vector<png_bytep> pointers;
-  for (uint32_t y = 0; y < spec.height; ++y) pointers.push_back(rows.data() + y * (rows.size() / spec.height));
-  png_write_image(png, pointers.data());
-  png_write_end(png, info);
-  png_destroy_write_struct(&png, &info);
-  return out;
-}
-
-/// A JPEG of the rows; `values_per_pixel` in the colour space `space`.
-Bytes jpeg_bytes(uint32_t width, uint32_t height, int values_per_pixel, J_COLOR_SPACE space, Bytes rows,
-                 const std::function<void(j_compress_ptr)>& set = {}) {
-  jpeg_compress_struct info{};
-  jpeg_error_mgr errors{};
-  info.err = jpeg_std_error(&errors);
-  jpeg_create_compress(&info);
-  unsigned char* memory = nullptr;
-  unsigned long size = 0;
-  jpeg_mem_dest(&info, &memory, &size);
-  info.image_width = width;
-  info.image_height = height;
-  info.input_components = values_per_pixel;
-  info.in_color_space = space;
-  jpeg_set_defaults(&info);
-  jpeg_set_quality(&info, 100, TRUE);
-  if (set) set(&info);
-  jpeg_start_compress(&info, TRUE);
-  while (info.next_scanline < height) {
-    JSAMPROW row = rows.data() + info.next_scanline * width * static_cast<size_t>(values_per_pixel);
-    jpeg_write_scanlines(&info, &row, 1);
-  }
-  jpeg_finish_compress(&info);
-  jpeg_destroy_compress(&info);
-  Bytes out(memory, memory + size);
-  std::free(memory);
-  return out;
-}
-
-/// A picture of 20 x 12 pixels, smooth, so that JPEG keeps it within a few levels.
-Bytes smooth_rgb() {
-  Bytes rows;
-  for (int y = 0; y < 12; ++y) {
-    for (int x = 0; x < 20; ++x) {
-      for (const int value : {40 + 8 * x, 60 + 10 * y, 200 - 5 * x}) rows.push_back(static_cast<uint8_t>(value));
-    }
-  }
-  return rows;
-}
-
-Tensor bytes_tensor(const Bytes& bytes, std::vector<int64_t> shape) {
-  return torch::tensor(std::vector<int64_t>(bytes.begin(), bytes.end())).to(torch::kUInt8).view(shape);
-}
-
-int64_t largest_difference(const Tensor& a, const Tensor& b) {
-  REQUIRE(a.sizes() == b.sizes());
-  return (a.to(torch::kInt64) - b.to(torch::kInt64)).abs().max().item<int64_t>();
-}
-
-Tensor image_from(const Bytes& bytes) {
-  TempDir dir;
-  save(dir.path / "picture", bytes);
-  return read_image(dir.path / "picture");
-}
-
-Tensor label_from(const Bytes& bytes) {
-  TempDir dir;
-  save(dir.path / "label", bytes);
-  return read_label(dir.path / "label");
-}
-
-void add_u32(Bytes& bytes, uint32_t value) {
-  for (const int shift : {24, 16, 8, 0}) bytes.push_back(static_cast<uint8_t>(value >> shift));
-}
-
-void add_chunk(Bytes& png, const std::string& type, const Bytes& data) {
-  add_u32(png, static_cast<uint32_t>(data.size()));
-  Bytes body(type.begin(), type.end());
-  body.insert(body.end(), data.begin(), data.end());
-  uint32_t crc = 0xffffffffu;
-  for (const uint8_t byte : body) {
-    crc ^= byte;
-    for (int k = 0; k < 8; ++k) crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0xedb88320u : 0u);
-  }
-  png.insert(png.end(), body.begin(), body.end());
-  add_u32(png, ~crc);
-}
-
-/// The beginning of an 8-bit grey PNG that claims a size.
-Bytes png_header(uint32_t width, uint32_t height) {
-  Bytes png{0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
-  Bytes header;
-  add_u32(header, width);
-  add_u32(header, height);
-  for (const uint8_t byte : Bytes{8, 0, 0, 0, 0}) header.push_back(byte);
-  add_chunk(png, "IHDR", header);
-  add_chunk(png, "IDAT", {0x78, 0x9c, 0x03, 0x00, 0x00, 0x00, 0x00, 0x01});
-  add_chunk(png, "IEND", {});
-  return png;
-}
-
-const Tensor kGreyRow = torch::tensor({0, 85, 170, 255}, torch::kUInt8).view({1, 4, 1}).expand({1, 4, 3});
-
 }  // namespace
-
-TEST_CASE("PNG pictures of every colour type and depth become RGB", "[image_file]") {
-  SECTION("grey of 1, 2, 4, 8 and 16 bits is stretched to 0..255") {
-    const Tensor black_white = torch::tensor({0, 255, 255, 0}, torch::kUInt8).view({1, 4, 1}).expand({1, 4, 3});
-    CHECK(image_from(png_bytes({4, 1, 1}, {0x60})).equal(black_white));
-    CHECK(image_from(png_bytes({4, 1, 2}, {0x1b})).equal(kGreyRow));
-    CHECK(image_from(png_bytes({4, 1, 4}, {0x05, 0xaf})).equal(kGreyRow));
-    CHECK(image_from(png_bytes({4, 1, 8}, {0, 85, 170, 255})).equal(kGreyRow));
-    CHECK(image_from(png_bytes({4, 1, 16}, {0, 0, 0x55, 0x55, 0xaa, 0xaa, 0xff, 0xff})).equal(kGreyRow));
-    // 16 bits are rounded, not cut: 0x01ff of 0xffff is 1.99 of 255.
-    CHECK(image_from(png_bytes({1, 1, 16}, {0x01, 0xff}))[0][0][0].item<int>() == 2);
-  }
-  SECTION("a palette of 2, 4 and 8 bits, with transparency") {
-    const std::vector<Color> palette{{1, 2, 3}, {40, 50, 60}, {200, 100, 0}};
-    const Tensor expected = torch::tensor({200, 100, 0, 1, 2, 3}, torch::kUInt8).view({1, 2, 3});
-    CHECK(image_from(png_bytes({2, 1, 2, PNG_COLOR_TYPE_PALETTE, false, palette}, {0x80})).equal(expected));
-    CHECK(image_from(png_bytes({2, 1, 4, PNG_COLOR_TYPE_PALETTE, false, palette}, {0x20})).equal(expected));
-    CHECK(
-        image_from(png_bytes({2, 1, 8, PNG_COLOR_TYPE_PALETTE, false, palette, {0, 9, 128}}, {2, 0})).equal(expected));
-  }
-  SECTION("RGB, RGBA and grey with alpha, 8 and 16 bits; alpha is ignored") {
-    const Tensor expected = torch::tensor({10, 20, 30, 40, 50, 60}, torch::kUInt8).view({1, 2, 3});
-    CHECK(image_from(png_bytes({2, 1, 8, PNG_COLOR_TYPE_RGB}, {10, 20, 30, 40, 50, 60})).equal(expected));
-    CHECK(image_from(png_bytes({2, 1, 8, PNG_COLOR_TYPE_RGBA}, {10, 20, 30, 0, 40, 50, 60, 128})).equal(expected));
-    Bytes wide;
-    for (const uint8_t value : Bytes{10, 20, 30, 40, 50, 60}) wide.insert(wide.end(), {value, value});
-    CHECK(image_from(png_bytes({2, 1, 16, PNG_COLOR_TYPE_RGB}, wide)).equal(expected));
-    CHECK(image_from(png_bytes({4, 1, 8, PNG_COLOR_TYPE_GRAY_ALPHA}, {0, 0, 85, 9, 170, 0, 255, 1})).equal(kGreyRow));
-  }
-  SECTION("interlaced") {
-    const Bytes rows = smooth_rgb();
-    CHECK(image_from(png_bytes({20, 12, 8, PNG_COLOR_TYPE_RGB, true}, rows)).equal(bytes_tensor(rows, {12, 20, 3})));
-  }
-}
-
-TEST_CASE("JPEG pictures of every kind become RGB", "[image_file]") {
-  const Bytes rows = smooth_rgb();
-  const Tensor expected = bytes_tensor(rows, {12, 20, 3});
-  const auto full_chroma = [](j_compress_ptr info) {
-    info->comp_info[0].h_samp_factor = info->comp_info[0].v_samp_factor = 1;
-  };
-  SECTION("baseline, progressive, and RGB without conversion") {
-    CHECK(largest_difference(image_from(jpeg_bytes(20, 12, 3, JCS_RGB, rows, full_chroma)), expected) <= 3);
-    CHECK(largest_difference(image_from(jpeg_bytes(20, 12, 3, JCS_RGB, rows, jpeg_simple_progression)), expected) <=
-          12);
-    const auto keep_rgb = [](j_compress_ptr info) { jpeg_set_colorspace(info, JCS_RGB); };
-    CHECK(largest_difference(image_from(jpeg_bytes(20, 12, 3, JCS_RGB, rows, keep_rgb)), expected) <= 2);
-  }
-  SECTION("grey") {
-    const Tensor grey = image_from(jpeg_bytes(8, 8, 1, JCS_GRAYSCALE, Bytes(64, 77)));
-    CHECK(grey.equal(torch::full({8, 8, 3}, 77, torch::kUInt8)));
-  }
-  SECTION("CMYK and YCCK as Adobe stores them: 255 is no ink") {
-    Bytes cmyk;
-    for (int p = 0; p < 64; ++p) cmyk.insert(cmyk.end(), {255, 128, 0, 204});  // red 1, green 0.5, blue 0; black 0.8
-    const Tensor color = torch::tensor({204, 102, 0}, torch::kUInt8).expand({8, 8, 3});
-    CHECK(largest_difference(image_from(jpeg_bytes(8, 8, 4, JCS_CMYK, cmyk)), color) <= 2);
-    const auto ycck = [](j_compress_ptr info) { jpeg_set_colorspace(info, JCS_YCCK); };
-    CHECK(largest_difference(image_from(jpeg_bytes(8, 8, 4, JCS_CMYK, cmyk, ycck)), color) <= 3);
-  }
-  SECTION("bytes after the end do not matter") {
-    Bytes longer = jpeg_bytes(20, 12, 3, JCS_RGB, rows, full_chroma);
-    longer.insert(longer.end(), 100, 0);
-    CHECK(largest_difference(image_from(longer), expected) <= 3);
-  }
-}
-
-TEST_CASE("label maps are read as indices", "[image_file]") {
-  const auto row = [](std::vector<int64_t> values) { return torch::tensor(values).view({1, -1}); };
-  CHECK(label_from(png_bytes({4, 1, 1}, {0x60})).equal(row({0, 1, 1, 0})));
-  CHECK(label_from(png_bytes({4, 1, 2}, {0x1b})).equal(row({0, 1, 2, 3})));
-  CHECK(label_from(png_bytes({3, 1, 4}, {0x5a, 0xf0})).equal(row({5, 10, 15})));
-  CHECK(label_from(png_bytes({3, 1, 8}, {0, 11, 255})).equal(row({0, 11, 255})));
-  CHECK(label_from(png_bytes({2, 1, 16}, {0x01, 0x02, 0xff, 0xff})).equal(row({258, 65535})));
-  CHECK(label_from(png_bytes({2, 1, 8, PNG_COLOR_TYPE_GRAY_ALPHA}, {7, 0, 9, 255})).equal(row({7, 9})));
-  const std::vector<Color> palette{{9, 9, 9}, {9, 9, 9}, {200, 0, 0}};
-  CHECK(label_from(png_bytes({2, 1, 8, PNG_COLOR_TYPE_PALETTE, false, palette, {0}}, {2, 1})).equal(row({2, 1})));
-  CHECK(label_from(png_bytes({3, 1, 2, PNG_COLOR_TYPE_PALETTE, true, palette}, {0x24})).equal(row({0, 2, 1})));
-
-  CHECK_ERROR(label_from(png_bytes({1, 1, 8, PNG_COLOR_TYPE_RGB}, {1, 2, 3})),
-              "label: expected a label map of class indices (grey or palette PNG), found a PNG of RGB colours");
-  CHECK_ERROR(label_from(png_bytes({1, 1, 8, PNG_COLOR_TYPE_RGBA}, {1, 2, 3, 4})), "found a PNG of RGBA colours");
-  CHECK_ERROR(label_from(jpeg_bytes(8, 8, 1, JCS_GRAYSCALE, Bytes(64, 77))),
-              "found a JPEG, whose compression changes the values");
-}
-
-TEST_CASE("PNG pictures are written and read back", "[image_file]") {
-  const TempDir dir;
-  const Tensor image = bytes_tensor(smooth_rgb(), {12, 20, 3});
-  write_png(dir.path / "rgb.png", image.flip(1));
-  CHECK(read_image(dir.path / "rgb.png").equal(image.flip(1)));
-  const Tensor grey = image.select(2, 0);
-  write_png(dir.path / "grey.png", grey);
-  CHECK(read_label(dir.path / "grey.png").equal(grey.to(torch::kInt64)));
-
-  const Tensor indices = torch::tensor({{0, 1, 2}, {2, 0, 1}});
-  const std::vector<Color> colors{{255, 0, 0}, {0, 255, 0}, {10, 20, 30}};
-  write_palette_png(dir.path / "indices.png", indices, colors);
-  CHECK(read_label(dir.path / "indices.png").equal(indices));
-  CHECK(read_image(dir.path / "indices.png")[1][0].equal(torch::tensor({10, 20, 30}, torch::kUInt8)));
-  CHECK(std::distance(fs::directory_iterator(dir.path), fs::directory_iterator()) == 3);  // no temporaries left
-
-  CHECK_ERROR(write_png(dir.path / "x.png", image.to(torch::kFloat32)),
-              "write_png: expected a picture of shape (H,W,3) or (H,W), uint8, on the CPU, got (12, 20, 3), Float");
-  CHECK_ERROR(write_png(dir.path / "x.png", image.unsqueeze(0)), "got (1, 12, 20, 3)");
-  CHECK_ERROR(write_palette_png(dir.path / "x.png", indices, {{1, 2, 3}}), "expected indices 0..0, got 0..2");
-  CHECK_ERROR(write_palette_png(dir.path / "x.png", indices - 1, colors), "expected indices 0..2, got -1..1");
-  CHECK_ERROR(write_palette_png(dir.path / "x.png", indices, std::vector<Color>(257)), "1 to 256 colours, got 257");
-  CHECK_ERROR(write_palette_png(dir.path / "x.png", image.to(torch::kFloat32), colors), "an integral dtype");
-  CHECK_ERROR(write_png(dir.path / "no folder" / "x.png", image), "x.png: cannot write");
-  CHECK_ERROR(write_png(dir.path / "x.png", Raster{2, 2, 3, {1, 2}}), "write_png: expected values for (H,W,3)");
-}
-
-TEST_CASE("files that are no pictures are refused", "[image_file]") {
-  const TempDir dir;
-  CHECK_ERROR(read_image(dir.path / "none.png"), "none.png: expected a JPEG or PNG picture, found no such file");
-  CHECK_ERROR(read_image(dir.path), "found a folder");
-  save(dir.path / "empty.jpg", Bytes{});
-  CHECK_ERROR(read_image(dir.path / "empty.jpg"), "empty.jpg: expected a JPEG or PNG picture, found an empty file");
-  CHECK_ERROR(read_label(dir.path / "empty.jpg"), "expected a label map (grey or palette PNG), found an empty file");
-  save(dir.path / "text.png", std::string("hello"));
-  CHECK_ERROR(read_image(dir.path / "text.png"), "found a file of another format");
-  save(dir.path / "a.gif", std::string("GIF89a......"));
-  CHECK_ERROR(read_image(dir.path / "a.gif"), "found a GIF file");
-  save(dir.path / "a.tif", std::string("II*\0....", 8));
-  CHECK_ERROR(read_image(dir.path / "a.tif"), "found a TIFF file");
-  CHECK_ERROR(read_image("/dev/zero"), "found something that is not a file");
-}
-
-TEST_CASE("claims of a huge size are refused before memory is taken", "[image_file]") {
-  CHECK_ERROR(image_from(png_header(60000, 60000)),
-              "expected a picture of at most 100000000 pixels, found 60000 x 60000 pixels");
-  CHECK_ERROR(label_from(png_header(60000, 60000)), "found 60000 x 60000 pixels");
-  CHECK_ERROR(image_from(png_header(9000, 9000)), "expected at least 78488 bytes for 9000 x 9000 pixels, found 65");
-
-  Bytes jpeg = jpeg_bytes(8, 8, 1, JCS_GRAYSCALE, Bytes(64, 77));
-  const Bytes frame{0xff, 0xc0, 0, 11, 8, 0, 8, 0, 8};
-  const auto at = std::search(jpeg.begin(), jpeg.end(), frame.begin(), frame.end());
-  REQUIRE(at != jpeg.end());
-  const auto claim = [&](int size) {
-    for (const int offset : {5, 7}) {
-      at[offset] = static_cast<uint8_t>(size >> 8);
-      at[offset + 1] = static_cast<uint8_t>(size & 255);
-    }
-    return jpeg;
-  };
-  CHECK_ERROR(image_from(claim(60000)), "found 60000 x 60000 pixels");
-  CHECK_ERROR(image_from(claim(9000)), "expected at least 158203 bytes for 9000 x 9000 pixels");
-  CHECK_ERROR(image_from(claim(64)), "expected an intact JPEG, found an error: ");
-}
-
-TEST_CASE("damaged pictures are refused", "[image_file]") {
-  const Bytes rows = smooth_rgb();
-  Bytes png = png_bytes({20, 12, 8, PNG_COLOR_TYPE_RGB}, rows);
-  Bytes short_png(png.begin(), png.begin() + static_cast<std::ptrdiff_t>(png.size() / 2));
-  CHECK_ERROR(image_from(short_png),
-              "picture: expected an intact PNG, found an error: the end of the file (truncated)");
-  png[png.size() / 2] ^= 0xff;
-  CHECK_ERROR(image_from(png), "expected an intact PNG, found an error: ");
-
-  const Bytes jpeg = jpeg_bytes(20, 12, 3, JCS_RGB, rows);
-  CHECK_ERROR(image_from({jpeg.begin(), jpeg.end() - 20}), "expected an intact JPEG, found an error: Premature end");
-  CHECK_ERROR(image_from({jpeg.begin(), jpeg.end() - 2}), "expected an intact JPEG, found an error: Premature end");
-}
-
-TEST_CASE("every prefix of a picture and every changed byte is refused or read", "[image_file]") {
-  const Bytes rows = smooth_rgb();
-  const std::vector<Bytes> files{
-      png_bytes({20, 12, 8, PNG_COLOR_TYPE_RGB}, rows), png_bytes({20, 12, 8, PNG_COLOR_TYPE_RGB, true}, rows),
-      png_bytes({3, 2, 2, PNG_COLOR_TYPE_PALETTE, false, {{1, 2, 3}, {4, 5, 6}}, {3}}, {0x10, 0x44}),
-      jpeg_bytes(20, 12, 3, JCS_RGB, rows), jpeg_bytes(20, 12, 3, JCS_RGB, rows, jpeg_simple_progression)};
-  const TempDir dir;
-  const fs::path path = dir.path / "picture";
-  for (const Bytes& file : files) {
-    for (size_t length = 0; length < file.size(); ++length) {
-      save(path, Bytes(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(length)));
-      INFO("length " << length << " of " << file.size());
-      CHECK(!error_of([&] { read_rgb(path); }).empty());
-      CHECK(!error_of([&] { read_indices(path); }).empty());
-    }
-    for (size_t at = 0; at < file.size(); ++at) {
-      Bytes changed = file;
-      changed[at] ^= static_cast<uint8_t>(1 + at % 255);
-      save(path, changed);
-      const std::string error = error_of([&] {
-        const Raster raster = read_rgb(path);
-        CHECK(raster.values.size() == static_cast<size_t>(raster.height * raster.width * 3));
-      });
-      CHECK((error.empty() || error.find("picture: expected ") != std::string::npos));
-      error_of([&] { read_indices(path); });
-    }
-  }
-}
 
 TEST_CASE("transforms agree with torchvision over PIL to the pixel", "[transforms]") {
   const auto g = golden("transforms.safetensors");
   for (const std::string n : {"0.", "1.", "2.", "3."}) {
     INFO("case " << n);
-    const auto res = g.at(n + "res").item<int64_t>();
-    const Tensor image = center_crop(resize_shorter(g.at(n + "image"), res), res, res);
+    const Transform square{g.at(n + "res").item<int64_t>(), true};
+    const Tensor image = transformed(g.at(n + "image"), square);
     CHECK(image.equal(g.at(n + "image_out")));
-    CHECK(center_crop(resize_shorter(g.at(n + "label"), res), res, res).equal(g.at(n + "label_out")));
+    CHECK(transformed(g.at(n + "label"), square).equal(g.at(n + "label_out")));
     CHECK(normalize(image).equal(g.at(n + "normalized")));
-    const auto crops = five_crop(g.at(n + "image"));
-    for (size_t k = 0; k < 5; ++k) CHECK(crops[k].equal(g.at(n + "five_crop." + std::to_string(k))));
+    for (int64_t k = 0; k < Transform::kFive; ++k) {
+      CHECK(transformed(g.at(n + "image"), {0, false, k}).equal(g.at(n + "five_crop." + std::to_string(k))));
+    }
+    // From a file.
+    const TempDir dir;
+    write_png(dir.path / "x.png", g.at(n + "image"));
+    const TransformedImage read = read_transformed(dir.path / "x.png", {square, {}, {0, false, 3}});
+    CHECK(read.height == g.at(n + "image").size(0));
+    CHECK(read.width == g.at(n + "image").size(1));
+    CHECK(read.pixels.at(0).equal(g.at(n + "image_out")));
+    CHECK(read.pixels.at(1).equal(g.at(n + "image")));
+    CHECK(read.pixels.at(2).equal(g.at(n + "five_crop.3")));
   }
 }
 
-TEST_CASE("grids are the pixels of resized and cropped pictures", "[transforms]") {
-  const auto pixels = [](const Tensor& picture, const Grid& grid) {
-    return picture.index_select(0, torch::tensor(grid.rows)).index_select(1, torch::tensor(grid.columns));
-  };
-  const auto g = golden("transforms.safetensors");
-  for (const std::string n : {"0.", "1.", "2.", "3."}) {
-    INFO("case " << n);
-    const auto res = g.at(n + "res").item<int64_t>();
-    const Tensor image = g.at(n + "image");
-    const Tensor cropped = pixels(image, center_grid(image.size(0), image.size(1), res));
-    CHECK(cropped.equal(g.at(n + "image_out")));
-    const Tensor normalized = torch::empty({3, res, res});
-    const Tensor bytes = cropped.contiguous();
-    normalize(Raster{res, res, 3, {bytes.data_ptr<uint8_t>(), bytes.data_ptr<uint8_t>() + bytes.numel()}},
-              normalized.data_ptr<float>());
-    CHECK(normalized.equal(g.at(n + "normalized")));
-  }
+TEST_CASE("a transform is its three steps one after the other", "[transforms]") {
   for (const auto& [height, width] : std::vector<std::pair<int64_t, int64_t>>{
            {2, 2}, {3, 2}, {2, 9}, {37, 101}, {101, 37}, {64, 64}, {359, 480}, {480, 361}, {225, 224}, {200, 1999}}) {
     const Tensor picture = torch::arange(height * width).view({height, width});
     for (const int64_t side : {1, 7, 64, 224}) {
       INFO(height << " x " << width << " to " << side);
-      const auto transformed = [&](const Tensor& t) { return center_crop(resize_shorter(t, side), side, side); };
-      CHECK(pixels(picture, center_grid(height, width, side)).equal(transformed(picture)));
-      const auto crops = five_crop(picture);
-      const auto grids = five_grids(height, width, side);
-      for (size_t k = 0; k < 5; ++k) CHECK(pixels(picture, grids[k]).equal(transformed(crops[k])));
+      const auto resized_square = [&](const Tensor& t) {
+        return transformed(transformed(t, Transform{side}), Transform{0, true});
+      };
+      CHECK(transformed(picture, {side, true}).equal(resized_square(picture)));
+      for (int64_t k = 0; k < Transform::kFive; ++k) {
+        const Tensor crop = transformed(picture, {0, false, k});
+        CHECK(transformed(picture, {side, true, k}).equal(resized_square(crop)));
+      }
     }
   }
-  CHECK_ERROR(center_grid(10, 10, 0), "resize_shorter: expected a size of 1 to 100000000, got 0");
-  CHECK_ERROR(center_grid(1, 4, 30000), "resize: expected at most 100000000 pixels, got 30000 x 120000");
-  CHECK_ERROR(five_grids(1, 4, 8), "five_crop: expected a picture of at least 2 x 2 pixels, got 1 x 4");
-  CHECK_ERROR(normalize(Raster{1, 1, 1, {0}}, nullptr), "normalize: expected an image of 3 channels, got 1");
 }
 
-TEST_CASE("crops are decoded to the bits of the whole picture's", "[loader]") {
+TEST_CASE("crops are decoded to the bits of the whole picture's", "[crops]") {
   const uint32_t width = 150, height = 117;
   const auto noisy = [&](size_t channels) {
     Bytes rows(size_t{width} * height * channels);
     for (size_t i = 0; i < rows.size(); ++i) {
-      rows[i] = static_cast<uint8_t>(128 + (textures::mix(i) % 64) + 60 * ((i / 700) % 2));
+      rows[i] = static_cast<uint8_t>(128 + (mixed(i) % 64) + 60 * ((i / 700) % 2));
     }
     return rows;
   };
@@ -469,19 +110,15 @@ TEST_CASE("crops are decoded to the bits of the whole picture's", "[loader]") {
       const fs::path path = dataset.samples[static_cast<size_t>(i)].image;
       INFO(path << " to " << side);
       const Tensor whole = read_image(path);
-      const auto expected = [&](const Tensor& t) {
-        return normalize(center_crop(resize_shorter(t, side), side, side));
-      };
-      CHECK(center.image(i).equal(expected(whole)));
+      CHECK(center.images({i})[0].equal(normalize(transformed(whole, {side, true}))));
       // All five in one pass through the file, in any order, and one twice.
       const Tensor images = five.images({5 * i + 4, 5 * i, 5 * i + 1, 5 * i + 1, 5 * i + 3, 5 * i + 2});
-      const auto crops = five_crop(whole);
-      size_t k = 0;
-      for (const size_t crop : {4u, 0u, 1u, 1u, 3u, 2u}) {
-        CHECK(images[static_cast<int64_t>(k++)].equal(expected(crops[crop])));
+      int64_t at = 0;
+      for (const int64_t crop : {4, 0, 1, 1, 3, 2}) {
+        CHECK(images[at++].equal(normalize(transformed(whole, {side, true, crop}))));
       }
     }
-    CHECK(center.images({3, 1, 1})[2].equal(center.image(1)));
+    CHECK(center.images({3, 1, 1})[2].equal(center.images({1})[0]));
   }
   // What nobody sees is checked all the same.
   Bytes cut = load(dir.path / "baseline22.jpg");
@@ -489,50 +126,56 @@ TEST_CASE("crops are decoded to the bits of the whole picture's", "[loader]") {
   save(dir.path / "baseline22.jpg", cut);
   const Crops corner(dataset, 8, true);
   for (int64_t i = 0; i < picture_count; ++i) {
-    const auto error = error_of([&] { corner.image(5 * i); });
+    const auto error = error_of([&] { corner.images({5 * i}); });
     const bool damaged = dataset.samples[static_cast<size_t>(i)].name == "baseline22";
     CHECK(error.empty() != damaged);
     if (damaged) CHECK(error.find("baseline22.jpg: expected an intact JPEG") != std::string::npos);
   }
 }
 
-TEST_CASE("a picture without such crops is named", "[loader]") {
+TEST_CASE("a picture without such crops is named", "[crops]") {
   const TempDir dir;
   save(dir.path / "thin.png", png_bytes({3, 1, 8, PNG_COLOR_TYPE_RGB}, Bytes(9)));
   save(dir.path / "wide.png", png_bytes({90000, 2, 8, PNG_COLOR_TYPE_RGB}, Bytes(540000)));
   const Dataset dataset = open_dataset(dir.path, "train");
-  CHECK_ERROR(Crops(dataset, 8, true).image(0),
+  CHECK_ERROR(Crops(dataset, 8, true).images({0}),
               "thin.png: five_crop: expected a picture of at least 2 x 2 pixels, got 1 x 3");
-  CHECK_ERROR(Crops(dataset, 224, false).image(1), "wide.png: resize: expected at most 100000000 pixels, got 224 x ");
+  CHECK_ERROR(Crops(dataset, 224, false).images({1}),
+              "wide.png: resize: expected at most 100000000 pixels, got 224 x ");
 }
 
 TEST_CASE("transforms by hand", "[transforms]") {
   const Tensor label = torch::arange(12).view({3, 4});
   // Columns 0..3 at (i + 1/2) 4/2 = 1, 3; rows 0..2 at (i + 1/2) 3/2 = 0.75, 2.25.
-  CHECK(resize(label, 2, 2).equal(torch::tensor({{1, 3}, {9, 11}})));
-  CHECK(resize_shorter(label, 6).sizes() == torch::IntArrayRef({6, 8}));
-  CHECK(resize_shorter(label.t(), 2).sizes() == torch::IntArrayRef({2, 2}));  // 2 * 4 / 3, rounded down
-  CHECK(center_crop(label, 2, 1).equal(torch::tensor({{2}, {6}})));           // top round(0.5) = 0, left round(1.5) = 2
-  CHECK(center_crop(label, 3, 4).equal(label));
-  CHECK(five_crop(label)[3].equal(torch::tensor({{10, 11}})));
-  CHECK(five_crop(label)[4].equal(torch::tensor({{5, 6}})));
+  CHECK(transformed(label, {2}).equal(torch::tensor({{1, 3}, {9, 11}})));
+  CHECK(transformed(label, {6}).sizes() == torch::IntArrayRef({6, 8}));
+  CHECK(transformed(label.t(), {2}).sizes() == torch::IntArrayRef({2, 2}));  // 2 * 4 / 3, rounded down
+  CHECK(transformed(label, {}).equal(label));
+  CHECK(transformed(label, {0, true}).equal(label.narrow(1, 0, 3)));  // left round(0.5) = 0
+  const Tensor wide = torch::arange(18).view({3, 6});
+  CHECK(transformed(wide, {0, true}).equal(wide.narrow(1, 2, 3)));  // left round(1.5) = 2
+  CHECK(transformed(label, {0, false, 3}).equal(torch::tensor({{10, 11}})));
+  CHECK(transformed(label, {0, false, 4}).equal(torch::tensor({{5, 6}})));
 
   const Tensor pixel = torch::tensor({0, 255, 51}, torch::kUInt8).view({1, 1, 3});
   const Tensor expected = torch::tensor({-0.485 / 0.229, (1 - 0.456) / 0.224, (0.2 - 0.406) / 0.225}).view({3, 1, 1});
   CHECK(relative_error(normalize(pixel), expected) < 1e-6);
-  CHECK(normalize(pixel.expand({5, 4, 3})).is_contiguous());
+  const Tensor target = torch::zeros({2, 3, 5, 4});
+  CHECK(normalize(pixel.expand({5, 4, 3}), target[1]).data_ptr() == target[1].data_ptr());
+  CHECK(relative_error(target[1], expected.expand({3, 5, 4})) < 1e-6);
+  CHECK(target[0].eq(0).all().item<bool>());
 
-  CHECK_ERROR(center_crop(label, 4, 4),
-              "center_crop: expected a crop of 1 x 1 to 3 x 4 pixels, the size of the picture, got 4 x 4");
-  CHECK_ERROR(center_crop(label, 1, 0), "got 1 x 0");
-  CHECK_ERROR(five_crop(label.narrow(0, 0, 1)), "five_crop: expected a picture of at least 2 x 2 pixels, got 1 x 4");
-  CHECK_ERROR(resize(label, 0, 3), "resize: expected a height and width of at least 1, got 0 x 3");
-  CHECK_ERROR(resize_shorter(label.narrow(0, 0, 1), 30000),
+  CHECK_ERROR(transformed(label.narrow(0, 0, 1), {0, false, 0}),
+              "five_crop: expected a picture of at least 2 x 2 pixels, got 1 x 4");
+  CHECK_ERROR(transformed(label, {0, false, 5}), "five_crop: expected a crop of 0..4, got 5");
+  CHECK_ERROR(transformed(label.narrow(0, 0, 1), {30000}),
               "resize: expected at most 100000000 pixels, got 30000 x 120000");
-  CHECK_ERROR(resize_shorter(label, 0), "resize_shorter: expected a size of 1 to 100000000, got 0");
-  CHECK_ERROR(resize(label.view({1, 3, 4}), 2, 2), "expected a picture of shape (H,W,3) or (H,W), got (1, 3, 4)");
-  CHECK_ERROR(normalize(label), "normalize: expected an image of shape (H,W,3), uint8, got (3, 4), Long");
-  CHECK_ERROR(five_crop(Tensor()), "five_crop: picture is undefined");
+  CHECK_ERROR(transformed(label, {-1}), "resize: expected a side of 0 to 100000000, got -1");
+  CHECK_ERROR(transformed(label.view({1, 3, 4}), {2}),
+              "transformed: expected a picture of shape (H,W,3) or (H,W), got (1, 3, 4)");
+  CHECK_ERROR(transformed(Tensor(), {}), "transformed: picture is undefined");
+  CHECK_ERROR(normalize(label), "normalize: expected pixels of shape (H,W,3), uint8, on the CPU, got (3, 4), Long");
+  CHECK_ERROR(normalize(pixel, torch::zeros({1, 3, 1})), "normalize: expected a contiguous target of shape [3, 1, 1]");
 }
 
 TEST_CASE("classes.json", "[classes]") {
@@ -605,9 +248,12 @@ TEST_CASE("data sets with the layout images, labels, classes.json", "[dataset]")
   CHECK(train.samples[1].image == root / "images/train/b.png");
   CHECK(train.classes->names.size() == 3);
   const LabelledImage loaded = load_sample(train.samples[1], train.classes);
-  CHECK(loaded.image.equal(torch::tensor({1, 2, 3, 4, 5, 6}, torch::kUInt8).view({1, 2, 3})));
+  CHECK(loaded.pixels.equal(torch::tensor({1, 2, 3, 4, 5, 6}, torch::kUInt8).view({1, 2, 3})));
   CHECK(loaded.label->equal(torch::tensor({{1, -1}})));
   CHECK(load_label(train.samples[0], *train.classes).equal(torch::tensor({{0, 2}})));
+  const LabelledImage square = load_sample(train.samples[1], train.classes, {2, true});
+  CHECK(square.pixels.sizes() == torch::IntArrayRef({2, 2, 3}));
+  CHECK(square.label->equal(torch::tensor({{1, -1}, {1, -1}})));
 
   const Dataset test = open_dataset(root, "test");  // no labels/test
   CHECK_FALSE(test.labelled());
@@ -668,17 +314,34 @@ TEST_CASE("any folder of pictures is a data set without labels", "[dataset]") {
   CHECK_ERROR(open_dataset(dir.path / "empty", "train"), "empty: expected pictures (.jpg, .jpeg, .png), found none");
 }
 
+TEST_CASE("pictures of formats that are not read are counted", "[dataset]") {
+  const TempDir dir;
+  for (const char* name : {"a.jpg", "b.webp", "c.WebP", "d.tiff", "notes.txt", ".hidden.webp"}) {
+    save(dir.path / "set" / name, std::string("not read"));
+  }
+  const Dataset data = open_dataset(dir.path / "set", "train");
+  CHECK(data.samples.size() == 1);
+  CHECK((data.skipped == std::map<std::string, int64_t>{{".webp", 2}, {".tiff", 1}}));
+  CHECK(skipped_line(data) == "3 pictures are left out: 1 .tiff, 2 .webp (only .jpg, .jpeg, .png are read)");
+  fs::remove(dir.path / "set/a.jpg");
+  CHECK_ERROR(open_dataset(dir.path / "set", "train"),
+              "set: expected pictures (.jpg, .jpeg, .png), found 1 .tiff, 2 .webp");
+  fs::create_directories(dir.path / "other");
+  save(dir.path / "other/a.png", std::string("not read"));
+  CHECK(skipped_line(open_dataset(dir.path / "other", "train")).empty());
+}
+
 TEST_CASE("scenes are the same on every platform and labelled to the pixel", "[scenes]") {
-  const auto hash = [](const Bytes& bytes) {
+  const auto hash = [](const Tensor& bytes) {
     uint64_t value = 0;
-    for (const uint8_t byte : bytes) value = textures::mix(value ^ byte);
+    for (int64_t i = 0; i < bytes.numel(); ++i) value = mixed(value ^ bytes.data_ptr<uint8_t>()[i]);
     return value;
   };
   const Scene scene = make_scene(96, 128, 5);
-  CHECK(scene.image.values.size() == 96 * 128 * 3);
-  CHECK(hash(scene.image.values) == 2632088337619266563u);
-  CHECK(hash(scene.labels.values) == 14917712443655417816u);
-  CHECK(make_scene(96, 128, 6).labels.values != scene.labels.values);
+  CHECK(scene.image.sizes() == torch::IntArrayRef({96, 128, 3}));
+  CHECK(hash(scene.image) == 2632088337619266563u);
+  CHECK(hash(scene.labels) == 14917712443655417816u);
+  CHECK_FALSE(make_scene(96, 128, 6).labels.equal(scene.labels));
 }
 
 TEST_CASE("in scenes the classes of a family share their colours", "[scenes]") {
@@ -689,11 +352,12 @@ TEST_CASE("in scenes the classes of a family share their colours", "[scenes]") {
   std::vector<double> pixels(count, 0);
   for (uint64_t seed = 0; seed < 30; ++seed) {
     const Scene scene = make_scene(120, 160, seed);
-    for (size_t p = 0; p < scene.labels.values.size(); ++p) {
-      const size_t k = scene.labels.values[p];
+    const uint8_t *labels = scene.labels.data_ptr<uint8_t>(), *values = scene.image.data_ptr<uint8_t>();
+    for (size_t p = 0; p < 120 * 160; ++p) {
+      const size_t k = labels[p];
       REQUIRE(k < count);
       pixels[k] += 1;
-      for (size_t c = 0; c < 3; ++c) sum[k][c] += scene.image.values[3 * p + c];
+      for (size_t c = 0; c < 3; ++c) sum[k][c] += values[3 * p + c];
     }
   }
   const auto difference = [&](size_t a, size_t b) {
@@ -720,7 +384,7 @@ TEST_CASE("scenes are written as a data set", "[scenes]") {
   CHECK(open_dataset(dir.path / "scenes", "test").samples.size() == 2);
   CHECK(train.classes->names == scene_classes().names);
   const LabelledImage sample = load_sample(train.samples[2], train.classes);
-  CHECK(sample.image.sizes() == torch::IntArrayRef({64, 64, 3}));
+  CHECK(sample.pixels.sizes() == torch::IntArrayRef({64, 64, 3}));
   CHECK(sample.label->min().item<int64_t>() >= 0);
 
   options.train = 4;  // scene 2 stays what it is

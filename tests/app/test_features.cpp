@@ -1,8 +1,6 @@
-// The way of the training crops: worker threads, features on disk and in memory, and where the time goes.
+// Features of training crops: computed, on disk and in memory.
 
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/file.h>
 #include <sys/wait.h>
 #include <torch/types.h>
 #include <unistd.h>
@@ -12,28 +10,20 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
-#include <functional>
-#include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
-#include <set>
 #include <sstream>
-#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "catch.hpp"
+#include "data/crops.hpp"
 #include "data/image_file.hpp"
-#include "data/loader.hpp"
 #include "features/feature_cache.hpp"
 #include "features/feature_loader.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/io/safetensors.hpp"
 #include "support.hpp"
-#include "support/hash.hpp"
-#include "support/pipeline.hpp"
-#include "support/profiler.hpp"
+#include "support/file_lock.hpp"
 
 namespace fs = std::filesystem;
 using namespace smooseg::app;
@@ -89,7 +79,7 @@ struct Run {
     }
   }
 
-  FeatureSource source() { return {crops, backbone, torch::kCPU, dtype, max_bytes, workers, nullptr}; }
+  FeatureSource source() { return {crops, backbone, torch::kCPU, dtype, max_bytes, workers}; }
 
   std::unique_ptr<FeatureCache> cache(const fs::path& folder, int64_t channels = 3) {
     const FeatureRecipe recipe{{"backbone", "mean"}, {"weights", hash_of(backbone).hex()}};
@@ -146,88 +136,7 @@ fs::path whole_shard(const fs::path& folder) {
 
 }  // namespace
 
-TEST_CASE("a pipeline hands items out in order, whatever the number of workers", "[pipeline]") {
-  for (const int workers : {1, 2, 3, 8}) {
-    for (const int64_t ahead : {1, 2, 5}) {
-      INFO(workers << " workers, " << ahead << " ahead");
-      std::atomic<int64_t> begun{0}, taken{0}, most{0};
-      Pipeline<int64_t> items(40, workers, ahead, [&](int64_t i) {
-        const int64_t held = ++begun - taken;
-        for (int64_t m = most; held > m && !most.compare_exchange_weak(m, held);) {
-        }
-        if (i % 7 == 0) pause(2);
-        return i * i;
-      });
-      for (int64_t i = 0; i < 40; ++i) {
-        CHECK(items.next() == i * i);
-        ++taken;
-      }
-      CHECK(begun == 40);
-      CHECK(most <= ahead + 1);  // `taken` is counted a moment after the item was taken
-      CHECK_THROWS_AS(items.next(), std::out_of_range);
-    }
-  }
-  Pipeline<int64_t> none(0, 4, 4, [](int64_t i) { return i; });
-  CHECK_THROWS_AS(none.next(), std::out_of_range);
-  CHECK_THROWS_AS(Pipeline<int>(3, 0, 1, [](int64_t) { return 0; }), std::invalid_argument);
-  CHECK_THROWS_AS(Pipeline<int>(3, 1, 0, [](int64_t) { return 0; }), std::invalid_argument);
-}
-
-TEST_CASE("a pipeline works ahead", "[pipeline]") {
-  std::atomic<int> made{0};
-  Pipeline<int> items(100, 2, 6, [&](int64_t) { return ++made; });
-  for (int i = 0; i < 1000 && made < 6; ++i) pause(1);
-  pause(20);
-  CHECK(made == 6);  // and no further
-}
-
-TEST_CASE("errors of workers come out in their item's turn", "[pipeline]") {
-  for (const int workers : {1, 4}) {
-    std::atomic<int64_t> last{0};
-    Pipeline<int64_t> items(1000, workers, 8, [&](int64_t i) -> int64_t {
-      last = std::max<int64_t>(last, i);
-      if (i == 5) throw std::runtime_error("item 5");
-      if (i == 4) pause(10);
-      return i;
-    });
-    for (int64_t i = 0; i < 5; ++i) CHECK(items.next() == i);
-    CHECK_THROWS_WITH(items.next(), "item 5");
-    CHECK_THROWS_WITH(items.next(), "item 5");
-    CHECK(last < 5 + 8);
-  }
-}
-
-TEST_CASE("a pipeline ends before its items do", "[pipeline]") {
-  std::atomic<int> running{0};
-  const auto leave = [&](int64_t take) {
-    Pipeline<std::unique_ptr<int>> items(1000000, 3, 4, [&](int64_t) {
-      ++running;
-      pause(1);
-      --running;
-      return std::make_unique<int>(1);
-    });
-    for (int64_t i = 0; i < take; ++i) CHECK(*items.next() == 1);
-    if (take == 3) throw std::runtime_error("an error of the taker");
-  };
-  leave(0);
-  leave(10);
-  CHECK_THROWS_WITH(leave(3), "an error of the taker");
-  CHECK(running == 0);
-}
-
-TEST_CASE("hashes", "[hash]") {
-  // XXH3 with 128 bits of nothing, and its reference program's of "abc".
-  CHECK(hash_of("").hex() == "99aa06d3014798d86001c324468d497f");
-  CHECK(hash_of("abc").hex() == "06b05ab6733a618578af5f94892f3950");
-  const TempDir dir;
-  const std::string long_text(1000003, 'x');
-  write_bytes(dir.path / "file", long_text);
-  CHECK(hash_of_file(dir.path / "file") == hash_of(long_text));
-  write_bytes(dir.path / "file", "");
-  CHECK(hash_of_file(dir.path / "file") == hash_of(""));
-  CHECK_ERROR(hash_of_file(dir.path / "none"), "none: cannot read: No such file or directory");
-  CHECK_ERROR(hash_of_file(dir.path), ": cannot read: ");
-
+TEST_CASE("a module's hash is that of its tensors", "[feature cache]") {
   MeanColor a(1), b(1), c(2);
   CHECK(hash_of(a) == hash_of(b));
   CHECK(hash_of(a) != hash_of(c));
@@ -421,9 +330,8 @@ TEST_CASE("two runs share a cache at the same time", "[feature cache]") {
   // One that comes while the folder is locked says that it waits, and goes on when it is free.
   const fs::path locked = whole_shard(folder).parent_path();
   fs::remove(whole_shard(folder));
-  const int lock = ::open((locked / ".lock").c_str(), O_RDWR);
-  REQUIRE(lock >= 0);
-  REQUIRE(::flock(lock, LOCK_EX) == 0);
+  auto lock = std::make_unique<FileLock>(locked / ".lock");
+  REQUIRE_FALSE(lock->busy());
   std::atomic<bool> done{false};
   Run late(dir.path / "data");
   std::thread waiting([&] {
@@ -432,7 +340,7 @@ TEST_CASE("two runs share a cache at the same time", "[feature cache]") {
   });
   pause(50);
   CHECK_FALSE(done);
-  ::close(lock);
+  lock.reset();
   waiting.join();
   CHECK(late.said.find("waiting for another run") != std::string::npos);
   CHECK(late.backbone.crops_seen == 64);
@@ -557,65 +465,4 @@ TEST_CASE("errors in a worker name the file", "[feature loader]") {
         }(),
         "picture107.png: expected a JPEG or PNG picture, found a GIF file");
   }
-}
-
-TEST_CASE("a profile adds up, and its trace is one", "[profiler]") {
-  CHECK(timed("nothing", [] { return 7; }) == 7);
-  const TempDir dir;
-  int waits = 0;
-  Profiler profiler([&] { ++waits; });
-  CHECK(timed("first", [] {
-          pause(20);
-          return 3;
-        }) == 3);
-  timed("second", [] { pause(5); });
-  timed("second", [] { pause(5); });
-  std::thread worker([&] { timed("decode", [] { pause(10); }); });
-  worker.join();
-  CHECK_THROWS(timed("failed", []() -> int { throw std::runtime_error("x"); }));
-  CHECK(waits == 3);  // the worker waits for no device
-  std::ostringstream table;
-  profiler.print(table, 2);
-  INFO(table.str());
-  std::map<std::string, std::vector<double>> rows;
-  std::istringstream lines(table.str());
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream words(line);
-    std::string name;
-    words >> name;
-    for (double value = 0; words >> value;) rows[name].push_back(value);
-  }
-  REQUIRE(rows["first"].size() == 4);  // calls, seconds, ms a step, share
-  CHECK(rows["first"][0] == 1);
-  CHECK(rows["first"][1] >= 0.02);
-  CHECK(rows["first"][2] == Approx(1000 * rows["first"][1] / 2).margin(0.6));
-  CHECK(rows["second"][0] == 2);
-  CHECK(rows["decode"].size() == 3);  // no share: it runs beside
-  CHECK(rows["first"][1] + rows["second"][1] + rows["other"][0] == Approx(rows["all"][0]).margin(0.003));
-  CHECK(table.str().find("on 1 worker threads") != std::string::npos);
-  CHECK(rows.count("failed") == 0);
-
-  profiler.write_trace(dir.path / "trace.json");
-  const auto trace = nlohmann::json::parse(bytes_of(dir.path / "trace.json"));
-  std::map<std::string, double> durations;
-  std::map<int, std::string> threads;
-  double end_of_main = 0;
-  for (const auto& event : trace.at("traceEvents")) {
-    CHECK(event.at("pid") == 1);
-    if (event.at("ph") == "M") {
-      threads[event.at("tid").get<int>()] = event.at("args").at("name").get<std::string>();
-      continue;
-    }
-    REQUIRE(event.at("ph") == "X");
-    const std::string name = event.at("name").get<std::string>();
-    durations[name] += event.at("dur").get<double>();
-    CHECK(threads.at(event.at("tid").get<int>()) == (name == "decode" ? "worker 1" : "main"));
-    if (name == "decode") continue;
-    CHECK(event.at("ts").get<double>() >= end_of_main);  // one after another
-    end_of_main = event.at("ts").get<double>() + event.at("dur").get<double>();
-  }
-  CHECK(durations.size() == 3);
-  CHECK(durations.at("first") == Approx(1e6 * rows["first"][1]).margin(1000));
-  CHECK(durations.at("second") == Approx(1e6 * rows["second"][1]).margin(1000));
-  CHECK_ERROR(profiler.write_trace(dir.path / "none" / "trace.json"), "trace.json: cannot write");
 }

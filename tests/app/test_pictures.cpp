@@ -26,7 +26,7 @@ TEST_CASE("colorize gives each index its colour", "[pictures]") {
   CHECK(picture[0][0].equal(pixel(200, 0, 0)));
   CHECK(picture[0][1].equal(pixel(0, 100, 0)));
   CHECK(picture[0][2].equal(pixel(7, 8, 9)));
-  CHECK(colorize(indices.t(), kColors)[2][0].equal(pixel(0, 0, 0)));
+  CHECK(colorize(indices.t(), kColors, 0.5)[2][0].equal(pixel(0, 0, 0)));
   CHECK(colorize(indices.clamp_min(0).to(torch::kUInt8), kColors)[0][1].equal(pixel(0, 100, 0)));
 
   CHECK_ERROR(colorize(indices + 1, kColors), "colorize: expected indices below the number of colours, 2, got 2");
@@ -46,14 +46,15 @@ TEST_CASE("overlay blends and draws borders", "[pictures]") {
   CHECK(picture[1][3].equal(pixel(75, 100, 75)));
   CHECK(overlay(image, indices, kColors, 1).equal(colorize(indices, kColors)));
   CHECK(overlay(image, torch::zeros({3, 6}, torch::kInt64), kColors, 0).equal(image));
-  CHECK(overlay(image, torch::full({3, 6}, -1), kColors).equal(image));
+  CHECK(overlay(image, torch::full({3, 6}, -1), kColors, 1).equal(image));
 
   const Tensor with_hole = torch::tensor({{0, 0}, {0, -1}});
-  CHECK(overlay(image.narrow(0, 0, 2).narrow(1, 0, 2), with_hole, kColors)[1][1].equal(pixel(100, 100, 100)));
+  CHECK(overlay(image.narrow(0, 0, 2).narrow(1, 0, 2), with_hole, kColors, 0.5)[1][1].equal(pixel(100, 100, 100)));
 
-  CHECK_ERROR(overlay(image, indices.t(), kColors), "overlay: expected indices of the image's size 3 x 6, got 6 x 3");
+  CHECK_ERROR(overlay(image, indices.t(), kColors, 0.5),
+              "overlay: expected indices of the image's size 3 x 6, got 6 x 3");
   CHECK_ERROR(overlay(image, indices, kColors, 1.5), "overlay: expected alpha within 0..1, got 1.5");
-  CHECK_ERROR(overlay(image.to(torch::kFloat32), indices, kColors), "expected an image of shape (H,W,3), uint8");
+  CHECK_ERROR(overlay(image.to(torch::kFloat32), indices, kColors, 0.5), "expected an image of shape (H,W,3), uint8");
 }
 
 TEST_CASE("panel puts pictures side by side", "[pictures]") {

@@ -1,11 +1,8 @@
 // Weights as users get and convert them: `smooseg weights`, `smooseg convert`, and training on each kind of backbone.
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
@@ -14,11 +11,12 @@
 #include "app/program.hpp"
 #include "catch.hpp"
 #include "features/weight_files.hpp"
-#include "settings/model.hpp"
+#include "model/model.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/io/names.hpp"
 #include "support.hpp"
+#include "support/file_lock.hpp"
 #include "support/sha256.hpp"
 
 namespace fs = std::filesystem;
@@ -56,8 +54,8 @@ struct Mirror {
   }
 };
 
-/// The content of a file with some tensor.
-std::string some_weights() {
+/// The content of a file with one tensor.
+std::string weights_text() {
   const TempDir dir;
   const std::string path = (dir.path / "x").string();
   io::write_safetensors(path, {{"cls_token", torch::arange(5000)}});
@@ -87,32 +85,9 @@ void check_same_tensors(const io::TensorMap& got, const io::TensorMap& expected)
 
 }  // namespace
 
-TEST_CASE("SHA-256: the standard's examples, in pieces of any size", "[weights]") {
-  CHECK(digest_of("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-  CHECK(digest_of("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-  const std::string two_blocks = "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
-  CHECK(digest_of(two_blocks) == "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
-  const std::string million(1'000'000, 'a');
-  const std::string expected = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0";
-  CHECK(digest_of(million) == expected);
-  for (const size_t size : {1, 63, 64, 65, 1000}) {
-    Sha256 digest;
-    for (size_t begin = 0; begin < million.size(); begin += size) digest.update(million.substr(begin, size));
-    CHECK(digest.finish() == expected);
-  }
-  // Where the padding no longer fits the last block.
-  CHECK(digest_of(std::string(55, 'a')) == "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318");
-  CHECK(digest_of(std::string(56, 'a')) == "b35439a4ac6f0948b6d6f9e3c6af0f5f590ce20f1bde7090ef7970686ec6738a");
-
-  const TempDir dir;
-  write_text(dir.path / "file", million + million + "b");
-  CHECK(sha256_of(dir.path / "file") == digest_of(million + million + "b"));
-  CHECK_ERROR(sha256_of(dir.path / "none"), "none: cannot read this file");
-}
-
 TEST_CASE("weights are fetched once, under their name when they are whole", "[weights]") {
   const Mirror mirror;
-  const std::string content = some_weights();
+  const std::string content = weights_text();
   const fs::path published = mirror.publish("dino_vits16", content);
   const fs::path target = mirror.folder / "dino_deitsmall16_pretrain.pth";
 
@@ -140,7 +115,7 @@ TEST_CASE("weights are fetched once, under their name when they are whole", "[we
 
 TEST_CASE("a download that was cut off goes on, or starts anew", "[weights]") {
   const Mirror mirror;
-  const std::string content = some_weights();
+  const std::string content = weights_text();
   mirror.publish("dino_vits16", content);
   const fs::path target = mirror.folder / "dino_deitsmall16_pretrain.pth", part = target.string() + ".part";
   for (const std::string& begun : {content.substr(0, 1000), content, content + "more than there is", std::string()}) {
@@ -172,10 +147,9 @@ TEST_CASE("a download that was cut off goes on, or starts anew", "[weights]") {
   // Two at once.
   fs::remove(target);
   write_text(part, "");
-  const int descriptor = ::open(part.c_str(), O_RDWR);
-  REQUIRE(::flock(descriptor, LOCK_EX) == 0);
+  auto lock = std::make_unique<FileLock>(part);
   check_fails({"weights", "get", "dino_vits16"}, "another download of it is under way");
-  ::close(descriptor);
+  lock.reset();
   check_runs({"weights", "get", "dino_vits16"});
 }
 
@@ -192,7 +166,7 @@ TEST_CASE("weights that are not the published ones are refused", "[weights]") {
 
   // The right one has its name; one of another size in its place is noticed before it is loaded.
   smooseg::backbone::RegistryEntry entry = smooseg::backbone::find("dinov2_vits14");
-  const std::string content = some_weights();
+  const std::string content = weights_text();
   write_text(vits14, content);
   entry.weights.bytes = static_cast<int64_t>(content.size());
   entry.weights.sha256 = digest_of(content);
@@ -226,7 +200,7 @@ TEST_CASE("without a network or curl, what to fetch and where to put it is said"
   CHECK(files_in(mirror.folder) == 0);
   check_says_how(train_arguments(mirror.dir.path / "out") +
                      std::vector<std::string>{"--resolution", "70", "--backbone", "dinov2_vits14"},
-                 "--weights: the backbone 'dinov2_vits14' needs its pretrained weights ('texture' needs none). Run "
+                 "--weights: the backbone 'dinov2_vits14' needs its pretrained weights. Run "
                  "'smooseg weights get dinov2_vits14'");
   {
     const ScopedVariable no_programs("PATH", mirror.dir.path.string());
@@ -239,6 +213,37 @@ TEST_CASE("without a network or curl, what to fetch and where to put it is said"
   check_fails({"weights", "list", "dino_vits8"}, "weights list: expected no names");
   check_fails({"weights", "get", "texture"}, "texture", 2);
   check_fails({"weights", "put", "dino_vits8"}, "put", 2);
+}
+
+TEST_CASE("weights are found in their folder, else where torch.hub keeps them", "[weights]") {
+  const TempDir dir;
+  const ScopedVariable hub("TORCH_HOME", (dir.path / "torch").string());
+  smooseg::backbone::PretrainedWeights weights;
+  weights.file = "x.pth";
+  const fs::path own = dir.path / "own" / "x.pth", hubs = dir.path / "torch" / "hub" / "checkpoints" / "x.pth";
+  const auto find = [&] { return find_weights(weights, dir.path / "own"); };
+  CHECK_FALSE(find());
+  write_text(hubs, "12345");
+  CHECK(find() == hubs);
+  write_text(own, "123");
+  CHECK(find() == own);  // of unknown size: any will do
+
+  weights.bytes = 3;
+  CHECK(find() == own);
+  weights.bytes = 5;  // in the folder it is an error, since we put it there; in torch.hub's it is another file
+  CHECK_ERROR(find(), own.string() + ": expected 5 bytes, found 3: remove it and fetch it anew");
+  fs::remove(own);
+  CHECK(find() == hubs);
+  weights.bytes = 4;
+  CHECK_FALSE(find());
+  fs::create_directories(own);  // a folder of this name is no file
+  CHECK_FALSE(find());
+  {
+    const ScopedVariable none("TORCH_HOME", ""), cache("XDG_CACHE_HOME", (dir.path / "cache").string());
+    const fs::path by_default = dir.path / "cache" / "torch" / "hub" / "checkpoints" / "x.pth";
+    write_text(by_default, "1234");
+    CHECK(find() == by_default);
+  }
 }
 
 TEST_CASE("where weights are kept and published", "[weights]") {

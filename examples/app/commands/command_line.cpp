@@ -4,20 +4,13 @@
 
 #include <algorithm>
 #include <fstream>
-#include <map>
-#include <stdexcept>
-#include <utility>
 
-#include "commands/commands.hpp"
+#include "settings/options.hpp"
 #include "smooseg/version.hpp"
+#include "support/stop_signal.hpp"
 
 namespace smooseg::app {
 namespace {
-
-/// Wrong arguments, as opposed to a command that fails at its work.
-struct UsageError : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
 
 const CLI::App* find_command(const CLI::App& program, const std::string& name) {
   for (const CLI::App* command : program.get_subcommands([](const CLI::App*) { return true; })) {
@@ -38,24 +31,25 @@ std::string option_list(const CLI::App& command) {
 std::vector<std::string> arguments_of_config(const CLI::App& program, const CLI::App& command,
                                              const std::string& path) {
   std::ifstream file(path);
-  if (!file) throw UsageError(path + ": cannot read this configuration file");
+  if (!file) throw CLI::ConfigError(path + ": cannot read this configuration file");
   std::vector<std::string> arguments;
   for (const CLI::ConfigItem& item : CLI::ConfigTOML().from_config(file)) {
     if (item.name == "++" || item.name == "--") continue;  // CLI11's marks of a section's begin and end
-    if (item.parents.size() != 1) throw UsageError(path + ": '" + item.fullname() + "' is in no section [COMMAND]");
+    if (item.parents.size() != 1)
+      throw CLI::ConfigError(path + ": '" + item.fullname() + "' is in no section [COMMAND]");
     const std::string& section = item.parents.front();
     if (find_command(program, section) == nullptr) {
-      throw UsageError(path + ": unknown section [" + section + "]: expected the name of a command");
+      throw CLI::ConfigError(path + ": unknown section [" + section + "]: expected the name of a command");
     }
     if (section != command.get_name()) continue;
     const std::string name = "--" + item.name;
     if (item.name == "config" || command.get_option_no_throw(name) == nullptr) {
-      throw UsageError(path + ": unknown key '" + item.name + "' in [" + section +
-                       "]; known keys: " + option_list(command));
+      throw CLI::ConfigError(path + ": unknown key '" + item.name + "' in [" + section +
+                             "]; known keys: " + option_list(command));
     }
     if (item.inputs.size() != 1) {
-      throw UsageError(path + ": expected one value for '" + item.name + "' in [" + section + "], found " +
-                       std::to_string(item.inputs.size()));
+      throw CLI::ConfigError(path + ": expected one value for '" + item.name + "' in [" + section + "], found " +
+                             std::to_string(item.inputs.size()));
     }
     arguments.push_back(name + "=" + item.inputs.front());
   }
@@ -67,7 +61,7 @@ std::vector<std::string> with_config(const CLI::App& program, std::vector<std::s
   if (arguments.empty() || arguments.front().empty()) return arguments;
   const CLI::App* command = find_command(program, arguments.front());
   if (command == nullptr && arguments.front().front() != '-') {
-    throw UsageError("unknown command '" + arguments.front() + "'; see 'smooseg --help'");
+    throw CLI::ConfigError("unknown command '" + arguments.front() + "'; see 'smooseg --help'");
   }
   if (command == nullptr) return arguments;
   const std::string flag = "--config";
@@ -89,14 +83,16 @@ int run(const std::vector<std::string>& arguments, std::ostream& out, std::ostre
   CLI::App program{"Unsupervised semantic segmentation: SmooSeg in C++.", "smooseg"};
   program.set_version_flag("--version", SMOOSEG_VERSION);
   program.require_subcommand(1);
-  const std::vector<Command> commands = all_commands();
+  const std::vector<Command> commands{train_command(),   evaluate_command(), segment_command(), prepare_command(),
+                                      weights_command(), convert_command(),  doctor_command()};
   std::string config;
   for (const Command& command : commands) {
     CLI::App* sub = program.add_subcommand(command.name, command.description);
-    sub->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    sub->option_defaults()->always_capture_default()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     sub->add_option("--config", config, "TOML file; its section [" + command.name + "] holds any of these options")
         ->type_name("FILE");
     command.add_options(*sub);
+    check_numbers(*sub);
   }
 
   const auto fail = [&](const std::string& message, int status) {
@@ -113,14 +109,14 @@ int run(const std::vector<std::string>& arguments, std::ostream& out, std::ostre
     return program.exit(e, out, err);
   } catch (const CLI::ParseError& e) {
     return fail(std::string(e.what()) + "\nTry 'smooseg --help' or 'smooseg COMMAND --help'.", 2);
-  } catch (const UsageError& e) {
-    return fail(e.what(), 2);
   }
   try {
     for (const Command& command : commands) {
       if (program.got_subcommand(command.name)) command.execute({out, err});
     }
     return 0;
+  } catch (const Stopped& e) {
+    return fail(e.what(), 128 + e.signal);
   } catch (const c10::Error& e) {
     return fail(e.what_without_backtrace(), 1);
   } catch (const std::exception& e) {

@@ -7,6 +7,7 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 #include <functional>
+#include <memory>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -26,8 +27,26 @@ struct Command {
   std::function<void(const Console&)> execute;  ///< after all arguments were parsed and checked
 };
 
+/// A command with settings of its own, whose options an `add_options(CLI::App&, Settings&)` beside them adds.
+template <class Settings>
+Command make_command(const std::string& name, const std::string& description,
+                     void (*execute)(const Settings&, const Console&)) {
+  const auto settings = std::make_shared<Settings>();
+  return {name, description, [settings](CLI::App& app) { add_options(app, *settings); },
+          [settings, execute](const Console& console) { execute(*settings, console); }};
+}
+
+Command train_command();
+Command evaluate_command();
+Command segment_command();
+Command prepare_command();
+Command weights_command();
+Command convert_command();
+Command doctor_command();
+
 /// Runs the program. @param arguments without the program's own name.
-/// @return 0 if all went well, 1 if the command failed, 2 if the arguments are wrong; why is printed to `err`.
+/// @return 0 if all went well, 1 if the command failed, 2 if the arguments are wrong, 128 + N if it stopped for signal N;
+///   why is printed to `err`.
 int run(const std::vector<std::string>& arguments, std::ostream& out, std::ostream& err);
 
 }  // namespace smooseg::app

@@ -2,22 +2,19 @@
 
 #include <filesystem>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "commands/commands.hpp"
+#include "commands/command_line.hpp"
 #include "features/weight_files.hpp"
-#include "settings/model.hpp"
+#include "model/model.hpp"
 #include "smooseg/backbone/registry.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/io/names.hpp"
 
 namespace smooseg::app {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr auto kOurs = "ours", kAuthors = "authors";
 constexpr auto kBackbone = "backbone.";
@@ -34,45 +31,38 @@ void add_options(CLI::App& app, ConvertSettings& s) {
   app.add_option("in", s.in, "model of smooseg train, checkpoint of the authors' program, or weights of a backbone")
       ->required();
   app.add_option("out", s.out, "safetensors file to write")->required();
-  app.add_option(
-         "--names", s.names,
-         "whose names the tensors get: ours; authors (of the published SmooSeg program: the whole model); those "
-         "of dino, timm, huggingface (transformers) or torchvision: of a model, the backbone alone")
-      ->check(CLI::IsMember(namings))
-      ->capture_default_str();
-  app.add_option("--backbone", s.backbone, "of the authors' checkpoint, where it is to become a model of ours")
+  app.add_option("--names", s.names,
+                 "naming of the tensors: ours; authors (the published SmooSeg program) for a whole model; dino, timm, "
+                 "huggingface (transformers) or torchvision for a backbone, also that of a model")
+      ->check(CLI::IsMember(namings));
+  app.add_option("--backbone", s.backbone, "backbone of an authors' checkpoint that is to become a model of ours")
       ->check(CLI::IsMember(backbones));
 }
 
-bool starts_with(const std::string& text, const std::string& beginning) {
-  return text.compare(0, beginning.size(), beginning) == 0;
-}
-
-/// Those of the names that begin so, without that beginning.
+/// The tensors whose names begin with a prefix, without it.
 io::TensorMap part(const io::TensorMap& tensors, const std::string& prefix) {
   io::TensorMap result;
   for (const auto& [name, tensor] : tensors) {
-    if (starts_with(name, prefix)) result[name.substr(prefix.size())] = tensor;
+    if (name.rfind(prefix, 0) == 0) result[name.substr(prefix.size())] = tensor;
   }
   return result;
 }
 
-/// Whether these are a segmenter's, and not a backbone's.
+/// Whether these are the tensors of a segmenter rather than of a backbone.
 bool has_predictor(const io::TensorMap& tensors) {
   return tensors.count("predictor.teacher") > 0;
 }
 
-/// The model that the tensors of an authors' checkpoint, in our names, make with a backbone of this name.
+/// The model made of the tensors of an authors' checkpoint, in our names, and the backbone of `--backbone`.
 Model model_of(const ConvertSettings& s, const io::TensorMap& tensors, const Console& console) {
-  if (s.backbone.empty()) {
-    throw std::runtime_error(s.in + ": which backbone it was trained with is not in the file: say --backbone NAME");
-  }
+  TORCH_CHECK(!s.backbone.empty(), s.in, ": the file does not tell its backbone: say --backbone NAME");
   const Tensor prototypes = tensors.at("predictor.teacher");
-  if (prototypes.dim() != 2) throw std::runtime_error(s.in + ": expected prototypes of two dimensions");
+  TORCH_CHECK(prototypes.dim() == 2, s.in, ": expected prototypes of two dimensions, found ", prototypes.dim());
   ModelSettings settings;
   settings.backbone = s.backbone;
   settings.classes = prototypes.size(0);
   settings.embed_dim = prototypes.size(1);
+  choose_thresholds(settings);
   Model model = make_model(settings, default_classes(settings.classes));
 
   io::TensorMap all = tensors;
@@ -83,10 +73,8 @@ Model model_of(const ConvertSettings& s, const io::TensorMap& tensors, const Con
     for (const auto& [name, tensor] : io::tensors_of(*model.segmenter->backbone)) all[kBackbone + name] = tensor;
   }
   const auto report = io::load_tensors(*model.segmenter, all, io::LoadOptions().strict(false), s.in);
-  if (!report.missing.empty() || !report.mismatched.empty()) {
-    throw std::runtime_error(s.in + ": does not fit a model with the backbone '" + s.backbone +
-                             "': " + report.message());
-  }
+  TORCH_CHECK(report.missing.empty() && report.mismatched.empty(), s.in, ": does not fit a model with the backbone '",
+              s.backbone, "': ", report.message());
   for (const std::string& name : report.unexpected) console.err << s.in << ": left out " << name << std::endl;
   return model;
 }
@@ -95,17 +83,15 @@ Model model_of(const ConvertSettings& s, const io::TensorMap& tensors, const Con
 io::TensorMap read_in_our_names(const std::string& path) {
   if (!is_model(path)) return io::with_our_names(io::read_tensors(path), path);
   const LoadedModel loaded = load_model(path, torch::kCPU);
-  if (backbone::find(loaded.model.settings.backbone).weights.file.empty()) {
-    throw std::runtime_error(path + ": no other program has its backbone '" + loaded.model.settings.backbone + "'");
-  }
+  const std::string& name = loaded.model.settings.backbone;
+  TORCH_CHECK(!backbone::find(name).weights.file.empty(), path, ": no other program has its backbone '", name, "'");
   return io::tensors_of(*loaded.model.segmenter);
 }
 
 void convert(const ConvertSettings& s, const Console& console) {
-  if (fs::path(s.out).extension() != ".safetensors") {
-    throw std::runtime_error(s.out + ": expected a name that ends in .safetensors, the format that is written; in " +
-                             "Python, torch.save(safetensors.torch.load_file(IN), OUT) makes a .pth of it");
-  }
+  TORCH_CHECK(std::filesystem::path(s.out).extension() == ".safetensors", s.out,
+              ": expected a name that ends in .safetensors, the format that is written; in Python, "
+              "torch.save(safetensors.torch.load_file(IN), OUT) makes a .pth of it");
   const auto report = [&](const std::string& what) { console.out << s.out << ": " << what << std::endl; };
   if (s.names == kOurs && is_model(s.in)) {
     save_model(s.out, load_model(s.in, torch::kCPU).model);
@@ -118,11 +104,10 @@ void convert(const ConvertSettings& s, const Console& console) {
     report("a model of smooseg");
     return;
   }
-  if (s.names == kAuthors && !has_predictor(tensors)) {
-    throw std::runtime_error(s.in + ": expected a whole model for --names authors, found a backbone's weights");
-  }
+  TORCH_CHECK(s.names != kAuthors || has_predictor(tensors), s.in,
+              ": expected a whole model for --names authors, found a backbone's weights");
   if (s.names != kAuthors && has_predictor(tensors)) tensors = part(tensors, kBackbone);
-  if (tensors.empty()) throw std::runtime_error(s.in + ": has no backbone");
+  TORCH_CHECK(!tensors.empty(), s.in, ": has no backbone");
   if (s.names != kOurs) tensors = io::with_names(tensors, s.names);
   // Hugging Face's reader wants to know whose layout the tensors have.
   io::write_safetensors(s.out, tensors, {{"format", "pt"}});
@@ -132,10 +117,7 @@ void convert(const ConvertSettings& s, const Console& console) {
 }  // namespace
 
 Command convert_command() {
-  const auto settings = std::make_shared<ConvertSettings>();
-  return {"convert", "Write a model or a backbone's weights under other names.",
-          [settings](CLI::App& app) { add_options(app, *settings); },
-          [settings](const Console& console) { convert(*settings, console); }};
+  return make_command("convert", "Write a model or a backbone's weights under other names.", convert);
 }
 
 }  // namespace smooseg::app

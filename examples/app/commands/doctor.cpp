@@ -14,7 +14,7 @@
 #include <sstream>
 #include <thread>
 
-#include "commands/commands.hpp"
+#include "commands/command_line.hpp"
 #include "settings/runtime.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/version.hpp"
@@ -66,7 +66,7 @@ std::string blas_name() {
 void doctor(const RuntimeSettings& settings, const Console& console) {
   std::ostream& out = console.out;
   const int initial_threads = at::get_num_threads();
-  start(settings);
+  start(settings, console.err);
   const auto cores = std::max(1U, std::thread::hardware_concurrency());
   const auto line = [&](const std::string& name) -> std::ostream& { return out << std::left << std::setw(22) << name; };
   line("smooseg") << SMOOSEG_VERSION << "\n";
@@ -111,10 +111,7 @@ void doctor(const RuntimeSettings& settings, const Console& console) {
 }  // namespace
 
 Command doctor_command() {
-  const auto settings = std::make_shared<RuntimeSettings>();
-  return {"doctor", "Tell what this machine can do, and what slows it down.",
-          [settings](CLI::App& app) { add_options(app, *settings); },
-          [settings](const Console& console) { doctor(*settings, console); }};
+  return make_command("doctor", "Tell what this machine can do, and what slows it down.", doctor);
 }
 
 }  // namespace smooseg::app

@@ -1,17 +1,13 @@
-// `smooseg prepare`: made-up scenes, to try everything with nothing to download; and features of training crops, ahead
+// `smooseg prepare`: made-up scenes, to try everything with nothing to download; or the features of training crops, ahead
 // of the training.
 
-#include <cstdint>
 #include <optional>
-#include <stdexcept>
 
-#include "commands/commands.hpp"
-#include "data/dataset.hpp"
+#include "commands/command_line.hpp"
 #include "data/scenes.hpp"
-#include "features/features.hpp"
 #include "features/precision.hpp"
-#include "settings/model.hpp"
-#include "settings/runtime.hpp"
+#include "features/training_features.hpp"
+#include "model/model.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -26,8 +22,7 @@ struct PrepareSettings {
 };
 
 void add_options(CLI::App& app, PrepareSettings& s) {
-  const auto count = CLI::Range(int64_t{1}, int64_t{1000000});
-  const auto side = CLI::Range(int64_t{64}, int64_t{8192});
+  const auto count = from_to(1, 1000000);
   app.add_option("what", s.what,
                  "scenes: labelled landscapes of textures, drawn at random; features: those of the training crops, as "
                  "smooseg train --cache takes them")
@@ -35,29 +30,22 @@ void add_options(CLI::App& app, PrepareSettings& s) {
       ->check(CLI::IsMember({"scenes", "features"}));
   app.add_option("--seed", s.seed,
                  "decides every pixel of scenes (default: 1) and the textons of texture (default: 0)");
-  app.add_option("--out", s.out, "folder for the data set")->group("Scenes");
-  app.add_option("--train", s.scenes.train, "pictures to train on")
-      ->check(count)
-      ->capture_default_str()
-      ->group("Scenes");
-  app.add_option("--test", s.scenes.test, "pictures to score")->check(count)->capture_default_str()->group("Scenes");
-  app.add_option("--height", s.scenes.height, "of each picture in pixels")
-      ->check(side)
-      ->capture_default_str()
-      ->group("Scenes");
-  app.add_option("--width", s.scenes.width, "of each picture in pixels")
-      ->check(side)
-      ->capture_default_str()
-      ->group("Scenes");
-  app.add_option("--data", s.data, "data set (images/train, ...) or any folder of pictures")->group("Features");
-  app.add_option("--weights", s.weights, "the backbone's weights (.pth, .pt, .ckpt, .safetensors)")->group("Features");
   add_options(app, s.features);
   add_options(app, s.runtime);
+  app.option_defaults()->group("Scenes");
+  app.add_option("--out", s.out, "folder for the data set");
+  app.add_option("--train", s.scenes.train, "pictures to train on")->check(count);
+  app.add_option("--test", s.scenes.test, "pictures to score")->check(count);
+  app.add_option("--height", s.scenes.height, "of each picture in pixels")->check(side(64));
+  app.add_option("--width", s.scenes.width, "of each picture in pixels")->check(side(64));
+  app.option_defaults()->group("Features");
+  app.add_option("--data", s.data, "data set (images/train, ...) or any folder of pictures");
+  app.add_option("--weights", s.weights, "the backbone's weights (.pth, .pt, .ckpt, .safetensors)");
   add_feature_options(app, s.model);
 }
 
 void check_given(const std::string& value, const char* option, const std::string& what) {
-  if (value.empty()) throw std::runtime_error(std::string(option) + " is required for 'prepare " + what + "'");
+  TORCH_CHECK(!value.empty(), option, " is required for 'prepare ", what, "'");
 }
 
 void prepare_scenes(const PrepareSettings& s, const Console& console) {
@@ -73,30 +61,24 @@ void prepare_features(PrepareSettings s, const Console& console) {
   check_given(s.features.cache, "--cache", s.what);
   const std::string weights = chosen_weights(s.model, s.weights);
   s.model.seed = s.seed.value_or(s.model.seed);
-  const torch::Device device = start(s.runtime);
-  const int workers = worker_count(s.features, s.runtime);
+  const torch::Device device = start(s.runtime, console.err);
   const Dataset dataset = open_dataset(s.data, "train");
-  const Crops crops = training_crops(dataset, s.model);
+  if (!dataset.skipped.empty()) console.err << skipped_line(dataset) << std::endl;
+  TrainingFeatures features(dataset, s.model, s.features, device, worker_count(s.features, s.runtime));
   const auto backbone = make_backbone(s.model);
-  check_patches(s.model, *backbone);
-  const std::vector<Hash> pictures = crops.picture_hashes(workers);
-  prepare_backbone(*backbone, s.model, weights, crops, device, workers, console.err);
-  const auto chosen = in_precision(s.runtime, backbone, device, s.model.resolution, console.err);
-  const FeatureSource source = feature_source(s.model, s.features, crops, *chosen, device, workers);
-  const auto cache = feature_cache(s.model, s.features, source, pictures, workers);
-  fill_cache(*cache, source, console.err);
-  console.out << "features of " << crops.count() << " crops: " << s.features.cache << std::endl;
+  features.prepare(*backbone, weights, console.err);
+  features.fill_cache(*in_precision(s.runtime, backbone, device, s.model.resolution, console.err), console.err);
+  console.out << "features of " << features.crops().count() << " crops: " << s.features.cache << std::endl;
+}
+
+void prepare(const PrepareSettings& s, const Console& console) {
+  s.what == "scenes" ? prepare_scenes(s, console) : prepare_features(s, console);
 }
 
 }  // namespace
 
 Command prepare_command() {
-  const auto settings = std::make_shared<PrepareSettings>();
-  return {"prepare", "Make a data set, or the features of one.",
-          [settings](CLI::App& app) { add_options(app, *settings); },
-          [settings](const Console& console) {
-            settings->what == "scenes" ? prepare_scenes(*settings, console) : prepare_features(*settings, console);
-          }};
+  return make_command("prepare", "Make a data set, or the features of one.", prepare);
 }
 
 }  // namespace smooseg::app

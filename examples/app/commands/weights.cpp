@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "commands/commands.hpp"
+#include "commands/command_line.hpp"
 #include "features/weight_files.hpp"
 #include "smooseg/backbone/registry.hpp"
 
@@ -31,10 +31,13 @@ std::vector<std::string> names_with_weights() {
 }
 
 void add_options(CLI::App& app, WeightsSettings& s) {
-  app.add_option("action", s.action, "list them all, or get some")->required()->check(CLI::IsMember({"list", "get"}));
-  app.add_option("names", s.names, "of get: the backbones whose weights to fetch")
+  app.add_option("action", s.action, "list all of them, or get those named")
+      ->required()
+      ->check(CLI::IsMember({"list", "get"}));
+  app.add_option("names", s.names, "with get: the backbones whose weights to fetch")
       ->check(CLI::IsMember(names_with_weights()))
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->default_str("");
   app.add_option("--folder", s.folder,
                  "where they are kept; default: SMOOSEG_WEIGHTS, else smooseg/weights in XDG_CACHE_HOME or ~/.cache");
 }
@@ -82,10 +85,7 @@ void weights(const WeightsSettings& s, const Console& console) {
 }  // namespace
 
 Command weights_command() {
-  const auto settings = std::make_shared<WeightsSettings>();
-  return {"weights", "List and fetch the published weights of backbones.",
-          [settings](CLI::App& app) { add_options(app, *settings); },
-          [settings](const Console& console) { weights(*settings, console); }};
+  return make_command("weights", "List and fetch the published weights of backbones.", weights);
 }
 
 }  // namespace smooseg::app

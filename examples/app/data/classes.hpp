@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "data/codec.hpp"
+#include "data/image_file.hpp"
 
 namespace smooseg::app {
 
@@ -20,7 +20,7 @@ struct ClassTable {
   int64_t size() const { return static_cast<int64_t>(names.size()); }
 };
 
-/// Well distinguishable colours, the first 20 chosen by hand, any number after them by formula; always the same.
+/// Well distinguishable colours: some chosen by hand, then any number by formula; always the same.
 std::vector<Color> default_colors(int64_t count);
 
 /// "class 0", "class 1", ... in `default_colors`, for data without labels.

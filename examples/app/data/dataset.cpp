@@ -6,6 +6,8 @@
 #include <cctype>
 #include <cstddef>
 #include <numeric>
+#include <set>
+#include <utility>
 
 #include "data/codec.hpp"
 #include "data/image_file.hpp"
@@ -24,28 +26,30 @@ bool is_hidden(const fs::path& path) {
   return path.filename().string().front() == '.';
 }
 
-bool is_picture(const fs::path& path) {
-  std::string ending = path.extension().string();
-  for (char& c : ending) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return ending == ".jpg" || ending == ".jpeg" || ending == ".png";
+constexpr auto kRead = ".jpg, .jpeg, .png";
+
+/// In small letters, such as ".jpg".
+std::string extension_of(const fs::path& path) {
+  std::string extension = path.extension().string();
+  for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return extension;
+}
+
+bool is_picture(const std::string& extension) {
+  return extension == ".jpg" || extension == ".jpeg" || extension == ".png";
+}
+
+/// Whether this is a format of pictures that are not read.
+bool is_other_format(const std::string& extension) {
+  static const std::set<std::string> formats{".arw",  ".avif", ".bmp",  ".cr2", ".cr3", ".dng",  ".gif",
+                                             ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".nef",  ".pbm",
+                                             ".pgm",  ".pnm",  ".ppm",  ".tga", ".tif", ".tiff", ".webp"};
+  return formats.count(extension) > 0;
 }
 
 void check_folder(const fs::path& path) {
   if (!fs::exists(path)) fail(path, "a folder of pictures", "nothing");
   if (!fs::is_directory(path)) fail(path, "a folder of pictures", "a file");
-}
-
-/// All the pictures in and below a folder, relative to it, sorted.
-std::vector<fs::path> list_pictures(const fs::path& folder) {
-  std::vector<fs::path> pictures;
-  for (auto entry = fs::recursive_directory_iterator(folder); entry != fs::end(entry); ++entry) {
-    const bool hidden = is_hidden(entry->path());
-    if (hidden && entry->is_directory()) entry.disable_recursion_pending();
-    if (hidden || !is_picture(entry->path()) || !entry->is_regular_file()) continue;
-    pictures.push_back(entry->path().lexically_relative(folder));
-  }
-  std::sort(pictures.begin(), pictures.end());
-  return pictures;
 }
 
 std::string joined(const std::vector<std::string>& words) {
@@ -75,8 +79,15 @@ fs::path picture_folder(const fs::path& root, const std::string& split) {
   return folder;
 }
 
-std::string size_text(const Tensor& picture) {
-  return std::to_string(picture.size(1)) + " x " + std::to_string(picture.size(0)) + " pixels";
+/// "10 .webp, 2 .tif"
+std::string counts_text(const std::map<std::string, int64_t>& skipped) {
+  std::vector<std::string> words;
+  for (const auto& [extension, count] : skipped) words.push_back(std::to_string(count) + " " + extension);
+  return joined(words);
+}
+
+std::string size_text(int64_t height, int64_t width) {
+  return std::to_string(width) + " x " + std::to_string(height) + " pixels";
 }
 
 std::string ignored_values(const ClassTable& classes) {
@@ -85,18 +96,42 @@ std::string ignored_values(const ClassTable& classes) {
   return words.empty() ? "none" : joined(words);
 }
 
+/// All the pictures in and below a folder, sorted by name. @param skipped counts those that are not read.
+std::vector<Sample> list_pictures(const fs::path& folder, std::map<std::string, int64_t>& skipped) {
+  check_folder(folder);
+  std::vector<fs::path> pictures;
+  for (auto entry = fs::recursive_directory_iterator(folder); entry != fs::end(entry); ++entry) {
+    const bool hidden = is_hidden(entry->path());
+    if (hidden && entry->is_directory()) entry.disable_recursion_pending();
+    if (hidden || !entry->is_regular_file()) continue;
+    const std::string extension = extension_of(entry->path());
+    if (is_picture(extension)) pictures.push_back(entry->path().lexically_relative(folder));
+    if (is_other_format(extension)) ++skipped[extension];
+  }
+  if (pictures.empty()) {
+    fail(folder, std::string("pictures (") + kRead + ")", skipped.empty() ? "none" : counts_text(skipped));
+  }
+  std::sort(pictures.begin(), pictures.end());
+  std::vector<Sample> samples;
+  for (const fs::path& picture : pictures) {
+    samples.push_back({fs::path(picture).replace_extension().generic_string(), folder / picture, {}});
+  }
+  return samples;
+}
+
 }  // namespace
 
 std::vector<Sample> list_samples(const fs::path& folder) {
-  check_folder(folder);
-  std::vector<Sample> samples;
-  for (const fs::path& picture : list_pictures(folder)) {
-    fs::path name = picture;
-    name.replace_extension();
-    samples.push_back({name.generic_string(), folder / picture, {}});
-  }
-  if (samples.empty()) fail(folder, "pictures (.jpg, .jpeg, .png)", "none");
-  return samples;
+  std::map<std::string, int64_t> skipped;
+  return list_pictures(folder, skipped);
+}
+
+std::string skipped_line(const Dataset& dataset) {
+  int64_t count = 0;
+  for (const auto& item : dataset.skipped) count += item.second;
+  if (count == 0) return "";
+  return std::to_string(count) + (count == 1 ? " picture is" : " pictures are") +
+         " left out: " + counts_text(dataset.skipped) + " (only " + kRead + " are read)";
 }
 
 Dataset open_dataset(const fs::path& root, const std::string& split) {
@@ -105,7 +140,8 @@ Dataset open_dataset(const fs::path& root, const std::string& split) {
   const fs::path labels = root / "labels" / split;
   const bool labelled = has_layout && fs::is_directory(labels);
 
-  Dataset dataset{root, split, list_samples(folder), {}};
+  Dataset dataset{root, split, {}, {}};
+  dataset.samples = list_pictures(folder, dataset.skipped);
   for (Sample& sample : dataset.samples) {
     if (!labelled) break;
     sample.label = labels / (sample.name + ".png");
@@ -123,7 +159,7 @@ Dataset open_dataset(const fs::path& root, const std::string& split) {
 
 Tensor load_label(const Sample& sample, const ClassTable& classes) {
   const fs::path& path = sample.label.value();
-  const IndexRaster values = read_indices(path);
+  Tensor label = read_label(path);
   std::vector<int64_t> class_of(size_t{1} << 16, kUnknown);
   const auto known = std::min(classes.names.size(), class_of.size());
   std::iota(class_of.begin(), class_of.begin() + static_cast<std::ptrdiff_t>(known), 0);
@@ -131,29 +167,30 @@ Tensor load_label(const Sample& sample, const ClassTable& classes) {
     if (value >= 0 && value < static_cast<int64_t>(class_of.size())) class_of[static_cast<size_t>(value)] = kIgnored;
   }
 
-  const Tensor label = torch::empty({values.height, values.width}, torch::kInt64);
-  auto* const target = label.data_ptr<int64_t>();
-  for (size_t p = 0; p < values.values.size(); ++p) {
-    target[p] = class_of[values.values[p]];
-    if (target[p] == kUnknown) {
+  auto* const values = label.data_ptr<int64_t>();
+  for (int64_t p = 0; p < label.numel(); ++p) {
+    const int64_t value = std::exchange(values[p], class_of[static_cast<size_t>(values[p])]);
+    if (values[p] == kUnknown) {
       fail(path,
            "label values 0.." + std::to_string(classes.size() - 1) + " for " + std::to_string(classes.size()) +
                " classes, or one to ignore (" + ignored_values(classes) + ")",
-           "the value " + std::to_string(values.values[p]));
+           "the value " + std::to_string(value));
     }
   }
   return label;
 }
 
-LabelledImage load_sample(const Sample& sample, const std::optional<ClassTable>& classes) {
-  LabelledImage loaded{read_image(sample.image), {}};
+LabelledImage load_sample(const Sample& sample, const std::optional<ClassTable>& classes, const Transform& transform) {
+  const TransformedImage image = read_transformed(sample.image, {transform});
+  LabelledImage loaded{image.pixels.front(), {}};
   if (!sample.label) return loaded;
   TORCH_CHECK(classes, "load_sample: expected the classes for a sample with a label map");
-  loaded.label = load_label(sample, *classes);
-  if (loaded.label->size(0) != loaded.image.size(0) || loaded.label->size(1) != loaded.image.size(1)) {
-    fail(*sample.label, "the size of " + sample.image.string() + ", " + size_text(loaded.image),
-         size_text(*loaded.label));
+  const Tensor label = load_label(sample, *classes);
+  if (label.size(0) != image.height || label.size(1) != image.width) {
+    fail(*sample.label, "the size of " + sample.image.string() + ", " + size_text(image.height, image.width),
+         size_text(label.size(0), label.size(1)));
   }
+  loaded.label = transformed(label, transform);
   return loaded;
 }
 

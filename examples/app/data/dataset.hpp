@@ -1,16 +1,18 @@
 #pragma once
 
 // Folders of pictures, with labels or without. Two layouts:
-// - images/{train,test}/**, where there are labels labels/{train,test}/** (the same names, ending in .png),
-// classes.json;
+// - images/{train,test}/**; with labels also labels/{train,test}/** (the same names, ending in .png) and classes.json;
 // - any folder: all the pictures in it and below, without labels, whatever the split.
 
+#include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "data/classes.hpp"
+#include "data/transforms.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::app {
@@ -24,7 +26,7 @@ struct Sample {
 
 /// A picture and its label map in memory.
 struct LabelledImage {
-  Tensor image;                 ///< (H,W,3) uint8, RGB
+  Tensor pixels;                ///< (H,W,3) uint8, RGB
   std::optional<Tensor> label;  ///< (H,W) int64: 0..K-1, or -1 where ignored
 };
 
@@ -34,6 +36,9 @@ struct Dataset {
   std::string split;
   std::vector<Sample> samples;        ///< at least one
   std::optional<ClassTable> classes;  ///< from classes.json; always there where there are labels
+
+  /// Pictures that are left out because their format is not read: how many of each extension, such as ".webp".
+  std::map<std::string, int64_t> skipped = {};
 
   bool labelled() const { return samples.front().label.has_value(); }
 };
@@ -48,14 +53,18 @@ std::vector<Sample> list_samples(const std::filesystem::path& folder);
 ///   a picture without label where labels/SPLIT exists, labels without classes.json.
 Dataset open_dataset(const std::filesystem::path& root, const std::string& split);
 
+/// "12 pictures are left out: 10 .tif, 2 .webp (only .jpg, .jpeg, .png are read)"; empty if none is.
+std::string skipped_line(const Dataset& dataset);
+
 /// The label map of a sample that has one, its values checked against the classes.
 /// @return (H,W) int64: 0..K-1, or -1 for the values in `classes.ignore`.
 /// @throws std::runtime_error for an unreadable file or a value that is neither class nor ignored.
 Tensor load_label(const Sample& sample, const ClassTable& classes);
 
-/// Picture and label map, of one size.
+/// Picture and label map, of one size, after one transform.
 /// @param classes needed for samples with labels only.
-/// @throws std::runtime_error as `read_image` and `load_label`, and where the sizes differ.
-LabelledImage load_sample(const Sample& sample, const std::optional<ClassTable>& classes);
+/// @throws std::runtime_error as `read_transformed` and `load_label`, and where the sizes differ.
+LabelledImage load_sample(const Sample& sample, const std::optional<ClassTable>& classes,
+                          const Transform& transform = {});
 
 }  // namespace smooseg::app

@@ -1,61 +1,101 @@
 #include "data/image_file.hpp"
 
-#include <torch/types.h>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 
-#include <algorithm>
-#include <cstdint>
-
-#include "smooseg/detail/check.hpp"
+#include "data/codec.hpp"
 
 namespace smooseg::app {
+namespace codec {
 namespace {
 
-using smooseg::detail::check_defined;
-using smooseg::detail::shape_of;
+constexpr uintmax_t kMaxFileBytes = uintmax_t{1} << 30;
 
-Raster raster_of(const Tensor& picture) {
-  const Tensor bytes = picture.contiguous();
-  const auto* const first = bytes.data_ptr<uint8_t>();
-  return {picture.size(0), picture.size(1), picture.dim() == 3 ? 3 : 1, {first, first + bytes.numel()}};
+bool starts_with(const File& file, const std::string& magic) {
+  return file.bytes.size() >= magic.size() && std::memcmp(file.bytes.data(), magic.data(), magic.size()) == 0;
+}
+
+bool is_jpeg(const File& file) {
+  return starts_with(file, "\xff\xd8\xff");
+}
+
+bool is_png(const File& file) {
+  return starts_with(file, "\x89PNG\r\n\x1a\n");
+}
+
+/// What a file that is neither JPEG nor PNG seems to be.
+std::string describe(const File& file) {
+  if (starts_with(file, "GIF8")) return "a GIF file";
+  if (starts_with(file, "BM")) return "a BMP file";
+  if (starts_with(file, "RIFF")) return "a WebP or other RIFF file";
+  if (starts_with(file, std::string("II*\0", 4)) || starts_with(file, std::string("MM\0*", 4))) return "a TIFF file";
+  return "a file of another format";
+}
+
+File read_file(const std::filesystem::path& path, const std::string& expected) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::exists(status)) fail(path, expected, "no such file");
+  if (std::filesystem::is_directory(status)) fail(path, expected, "a folder");
+  if (!std::filesystem::is_regular_file(status)) fail(path, expected, "something that is not a file");
+  const uintmax_t size = std::filesystem::file_size(path, error);
+  if (error) fail(path, expected, error.message());
+  if (size == 0) fail(path, expected, "an empty file");
+  if (size > kMaxFileBytes) fail(path, expected + " of at most 1 GiB", std::to_string(size) + " bytes");
+
+  File file{path, std::vector<uint8_t>(static_cast<size_t>(size))};
+  std::ifstream stream(path, std::ios::binary);
+  stream.read(reinterpret_cast<char*>(file.bytes.data()), static_cast<std::streamsize>(size));
+  if (!stream) fail(path, expected, "a file that cannot be read: " + std::generic_category().message(errno));
+  return file;
+}
+
+std::vector<int64_t> all_rows(int64_t height, int64_t) {
+  std::vector<int64_t> rows(static_cast<size_t>(height));
+  std::iota(rows.begin(), rows.end(), 0);
+  return rows;
 }
 
 }  // namespace
 
-Tensor read_image(const std::filesystem::path& path) {
-  const Raster raster = read_rgb(path);
-  const Tensor image = torch::empty({raster.height, raster.width, 3}, torch::kUInt8);
-  std::copy(raster.values.begin(), raster.values.end(), image.data_ptr<uint8_t>());
-  return image;
+void fail(const std::filesystem::path& path, const std::string& expected, const std::string& found) {
+  throw std::runtime_error(path.string() + ": expected " + expected + ", found " + found);
+}
+
+void check_size(const File& file, int64_t height, int64_t width, int64_t min_bytes) {
+  const std::string size = std::to_string(width) + " x " + std::to_string(height) + " pixels";
+  if (height > kMaxPixels / width) {
+    fail(file.path, "a picture of at most " + std::to_string(kMaxPixels) + " pixels", size);
+  }
+  const auto bytes = static_cast<int64_t>(file.bytes.size());
+  if (bytes < min_bytes) {
+    fail(file.path, "at least " + std::to_string(min_bytes) + " bytes for " + size,
+         std::to_string(bytes) + " (truncated or damaged)");
+  }
+}
+
+}  // namespace codec
+
+Tensor read_image(const std::filesystem::path& path, const RowChoice& choose_rows) {
+  const char* const expected = "a JPEG or PNG picture";
+  const codec::File file = codec::read_file(path, expected);
+  const RowChoice& rows = choose_rows ? choose_rows : codec::all_rows;
+  if (codec::is_jpeg(file)) return codec::decode_jpeg(file, rows);
+  if (codec::is_png(file)) return codec::decode_png(file, rows);
+  codec::fail(path, expected, codec::describe(file));
 }
 
 Tensor read_label(const std::filesystem::path& path) {
-  const IndexRaster raster = read_indices(path);
-  const Tensor label = torch::empty({raster.height, raster.width}, torch::kInt64);
-  std::copy(raster.values.begin(), raster.values.end(), label.data_ptr<int64_t>());
-  return label;
-}
-
-void write_png(const std::filesystem::path& path, const Tensor& picture) {
-  check_defined(picture, "write_png", "picture");
-  const bool right_shape = picture.dim() == 2 || (picture.dim() == 3 && picture.size(2) == 3);
-  TORCH_CHECK(right_shape && picture.numel() > 0 && picture.scalar_type() == torch::kUInt8 && picture.is_cpu(),
-              "write_png: expected a picture of shape (H,W,3) or (H,W), uint8, on the CPU, got ", shape_of(picture),
-              ", ", picture.scalar_type(), ", on ", picture.device());
-  write_png(path, raster_of(picture));
-}
-
-void write_palette_png(const std::filesystem::path& path, const Tensor& indices, const std::vector<Color>& colors) {
-  check_defined(indices, "write_palette_png", "indices");
-  TORCH_CHECK(indices.dim() == 2 && indices.numel() > 0 && at::isIntegralType(indices.scalar_type(), false),
-              "write_palette_png: expected indices of shape (H,W) and an integral dtype, got ", shape_of(indices), ", ",
-              indices.scalar_type());
-  TORCH_CHECK(!colors.empty() && colors.size() <= 256, "write_palette_png: expected 1 to 256 colours, got ",
-              colors.size());
-  const auto lowest = indices.min().item<int64_t>();
-  const auto highest = indices.max().item<int64_t>();
-  TORCH_CHECK(lowest >= 0 && highest < static_cast<int64_t>(colors.size()), "write_palette_png: expected indices 0..",
-              colors.size() - 1, ", got ", lowest, "..", highest);
-  write_png(path, raster_of(indices.to(torch::kCPU, torch::kUInt8)), colors);
+  const char* const expected = "a label map (grey or palette PNG)";
+  const codec::File file = codec::read_file(path, expected);
+  if (codec::is_png(file)) return codec::decode_png_indices(file);
+  codec::fail(path, expected,
+              codec::is_jpeg(file) ? "a JPEG, whose compression changes the values" : codec::describe(file));
 }
 
 }  // namespace smooseg::app

@@ -1,4 +1,4 @@
-// JPEG decoding through libjpeg. Its errors arrive by longjmp: it is only ever called inside `JpegReader::run`, and
+// JPEG decoding through libjpeg. Its errors arrive by longjmp, so it is only ever called inside `JpegReader::run`, and
 // what runs there holds nothing that has a destructor.
 
 // clang-format off
@@ -10,7 +10,8 @@
 #include <jerror.h>
 // clang-format on
 
-#include <algorithm>
+#include <torch/types.h>
+
 #include <string>
 #include <vector>
 
@@ -83,8 +84,7 @@ class JpegReader {
     run([this] { jpeg_start_decompress(&info_); });
   }
 
-  /// The row that is read next.
-  int64_t row() const { return info_.output_scanline; }
+  int64_t next_row() const { return info_.output_scanline; }
 
   void read_row(uint8_t* values) {
     run([this, values] {
@@ -93,13 +93,14 @@ class JpegReader {
     });
   }
 
-  /// Passes over rows; the others are what they would be without. `values` has room for a row.
-  void skip_rows(int64_t count, uint8_t* values) {
+  /// Passes over the rows before row `y`, which leaves the others as they are. `values` has space for a row.
+  void skip_to(int64_t y, uint8_t* values) {
 #ifdef LIBJPEG_TURBO_VERSION_NUMBER
     static_cast<void>(values);
-    run([this, count] { jpeg_skip_scanlines(&info_, static_cast<JDIMENSION>(count)); });
+    const auto count = static_cast<JDIMENSION>(y - next_row());
+    if (count > 0) run([this, count] { jpeg_skip_scanlines(&info_, count); });
 #else
-    for (; count > 0; --count) read_row(values);
+    while (next_row() < y) read_row(values);
 #endif
   }
 
@@ -121,39 +122,40 @@ class JpegReader {
   Escape escape_;
 };
 
-/// CMYK as Adobe's programs write it, 255 meaning no ink; in place.
-void cmyk_to_rgb(std::vector<uint8_t>& row) {
-  for (size_t p = 0; p < row.size() / 4; ++p) {
-    const int black = row[4 * p + 3];
-    for (size_t c = 0; c < 3; ++c) row[3 * p + c] = static_cast<uint8_t>((row[4 * p + c] * black + 127) / 255);
+/// CMYK as Adobe's programs write it: 255 means no ink.
+void cmyk_to_rgb(const std::vector<uint8_t>& cmyk, uint8_t* rgb) {
+  for (size_t p = 0; p < cmyk.size() / 4; ++p) {
+    const int black = cmyk[4 * p + 3];
+    for (size_t c = 0; c < 3; ++c) *rgb++ = static_cast<uint8_t>((cmyk[4 * p + c] * black + 127) / 255);
   }
 }
 
 }  // namespace
 
-void decode_jpeg(const File& file, RowSink& sink) {
+Tensor decode_jpeg(const File& file, const RowChoice& choose_rows) {
   JpegReader reader(file);
   reader.open();
   const int64_t height = reader.height(), width = reader.width();
   // Each block of 8 x 8 pixels takes at least one bit.
   check_size(file, height, width, height * width / 512);
-  sink.begin(height, width);
-  std::vector<uint8_t> row(static_cast<size_t>(width * (reader.is_cmyk() ? 4 : 3)));
+  const std::vector<int64_t> rows = choose_rows(height, width);
+  const Tensor picture = torch::empty({static_cast<int64_t>(rows.size()), width, 3}, torch::kUInt8);
+  auto* target = picture.data_ptr<uint8_t>();
+  std::vector<uint8_t> spare(static_cast<size_t>(width * (reader.is_cmyk() ? 4 : 3)));
   reader.start();
-  while (reader.row() < height) {
-    const int64_t y = reader.row(), wanted = sink.next_row(y);
-    // The last row is read in any case: libjpeg does not look at what it skips at the end.
-    const int64_t next = std::min(wanted, height - 1);
-    if (next > y) {
-      reader.skip_rows(next - y, row.data());
-      continue;
-    }
-    reader.read_row(row.data());
-    if (wanted > y) break;
-    if (reader.is_cmyk()) cmyk_to_rgb(row);
-    sink.take(y, row.data());
+  for (const int64_t y : rows) {
+    reader.skip_to(y, spare.data());
+    reader.read_row(reader.is_cmyk() ? spare.data() : target);
+    if (reader.is_cmyk()) cmyk_to_rgb(spare, target);
+    target += 3 * width;
+  }
+  if (reader.next_row() < height) {
+    // The last row is read in any case, for libjpeg does not look at what it skips at the end.
+    reader.skip_to(height - 1, spare.data());
+    reader.read_row(spare.data());
   }
   reader.finish();
+  return picture;
 }
 
 }  // namespace smooseg::app::codec

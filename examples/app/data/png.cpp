@@ -1,7 +1,9 @@
-// PNG through libpng. In reading its errors arrive by longjmp: it is only ever called inside `PngReader::run`, and what
-// runs there holds nothing that has a destructor. Writing uses libpng's simplified interface, which returns errors.
+// PNG through libpng. While reading, its errors arrive by longjmp, so it is only ever called inside `PngReader::run`,
+// and what runs there holds nothing that has a destructor. Writing uses libpng's simplified interface, which returns
+// errors.
 
 #include <png.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -10,13 +12,18 @@
 #include <cstring>
 #include <memory>
 #include <new>
-#include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "data/codec.hpp"
+#include "smooseg/detail/check.hpp"
 #include "smooseg/io/atomic_file.hpp"
 
 namespace smooseg::app {
+
+using smooseg::detail::check_defined;
+using smooseg::detail::shape_of;
+
 namespace codec {
 namespace {
 
@@ -91,8 +98,8 @@ class PngReader {
     });
   }
 
-  /// Begins to decode; `pixel_bytes` is what a pixel has after the conversion chosen above. Returns whether rows can be
-  /// read one by one: those of an interlaced picture cannot.
+  /// Begins to decode. @param pixel_bytes of a pixel after the conversion chosen above.
+  /// @return whether rows can be read one by one, as those of an interlaced picture cannot.
   bool start(int64_t pixel_bytes) {
     const auto row_bytes = static_cast<int64_t>(png_get_rowbytes(handles_.png, handles_.info));
     // Deflate shrinks its input to 1/1032 at best.
@@ -143,46 +150,50 @@ class PngReader {
   int passes_ = 0;
 };
 
-std::string name_of(int color_type) {
-  return (color_type & PNG_COLOR_MASK_ALPHA) != 0 ? "RGBA colours" : "RGB colours";
-}
-
 }  // namespace
 
-void decode_png(const File& file, RowSink& sink) {
+Tensor decode_png(const File& file, const RowChoice& choose_rows) {
   PngReader reader(file);
   reader.convert_to_rgb();
-  const bool by_rows = reader.start(3);
-  const int64_t height = reader.height(), values = reader.width() * 3;
-  sink.begin(height, reader.width());
-  if (by_rows) {
-    std::vector<uint8_t> row(static_cast<size_t>(values));
-    for (int64_t y = 0; y < height; ++y) {
-      reader.read_row(row.data());
-      if (sink.next_row(y) == y) sink.take(y, row.data());
-    }
-    reader.finish();
-  } else {
+  const bool row_by_row = reader.start(3);
+  const int64_t height = reader.height(), width = reader.width();
+  const std::vector<int64_t> rows = choose_rows(height, width);
+  const Tensor picture = torch::empty({static_cast<int64_t>(rows.size()), width, 3}, torch::kUInt8);
+  auto* target = picture.data_ptr<uint8_t>();
+  if (!row_by_row) {
     const std::vector<uint8_t> all = reader.read_all();
-    for (int64_t y = sink.next_row(0); y < height; y = sink.next_row(y + 1)) sink.take(y, all.data() + y * values);
+    for (const int64_t y : rows) target = std::copy_n(all.data() + 3 * y * width, 3 * width, target);
+    return picture;
   }
+  std::vector<uint8_t> spare(static_cast<size_t>(3 * width));
+  auto next = rows.begin();
+  for (int64_t y = 0; y < height; ++y) {
+    const bool wanted = next != rows.end() && *next == y;
+    reader.read_row(wanted ? target : spare.data());
+    if (!wanted) continue;
+    target += 3 * width;
+    ++next;
+  }
+  reader.finish();
+  return picture;
 }
 
-IndexRaster decode_png_indices(const File& file) {
+Tensor decode_png_indices(const File& file) {
   PngReader reader(file);
   const int type = reader.color_type();
   if (type != PNG_COLOR_TYPE_PALETTE && (type & PNG_COLOR_MASK_COLOR) != 0) {
-    fail(file.path, "a label map of class indices (grey or palette PNG)", "a PNG of " + name_of(type));
+    const bool alpha = (type & PNG_COLOR_MASK_ALPHA) != 0;
+    fail(file.path, "a label map of class indices (grey or palette PNG)",
+         std::string("a PNG of ") + (alpha ? "RGBA" : "RGB") + " colours");
   }
   reader.convert_to_indices();
   const bool wide = reader.depth() == 16;
   reader.start(wide ? 2 : 1);
   const std::vector<uint8_t> bytes = reader.read_all();
-  if (!wide) return {reader.height(), reader.width(), {bytes.begin(), bytes.end()}};
-
-  IndexRaster indices{reader.height(), reader.width(), std::vector<uint16_t>(bytes.size() / 2)};
-  for (size_t p = 0; p < indices.values.size(); ++p) {  // big-endian
-    indices.values[p] = static_cast<uint16_t>(bytes[2 * p] << 8 | bytes[2 * p + 1]);
+  const Tensor indices = torch::empty({reader.height(), reader.width()}, torch::kInt64);
+  auto* const values = indices.data_ptr<int64_t>();
+  for (size_t p = 0; p < static_cast<size_t>(indices.numel()); ++p) {
+    values[p] = wide ? bytes[2 * p] << 8 | bytes[2 * p + 1] : bytes[p];  // big-endian
   }
   return indices;
 }
@@ -191,47 +202,53 @@ IndexRaster decode_png_indices(const File& file) {
 
 namespace {
 
-void check_raster(const Raster& raster, const std::vector<Color>& palette) {
-  const bool right_shape = raster.height > 0 && raster.width > 0 && (raster.channels == 3 || raster.channels == 1) &&
-                           raster.values.size() == static_cast<size_t>(raster.height * raster.width * raster.channels);
-  if (!right_shape) throw std::invalid_argument("write_png: expected values for (H,W,3) or (H,W) pixels, H and W > 0");
-  if (palette.empty()) return;
-  if (raster.channels != 1 || palette.size() > 256) {
-    throw std::invalid_argument("write_png: expected one channel and at most 256 colours for a palette picture, got " +
-                                std::to_string(raster.channels) + " channels and " + std::to_string(palette.size()) +
-                                " colours");
-  }
-  const int highest = *std::max_element(raster.values.begin(), raster.values.end());
-  if (static_cast<size_t>(highest) >= palette.size()) {
-    throw std::invalid_argument("write_png: expected indices below the " + std::to_string(palette.size()) +
-                                " colours of the palette, got " + std::to_string(highest));
-  }
-}
-
 struct Closer {
   void operator()(std::FILE* file) const { std::fclose(file); }
 };
 
-}  // namespace
-
-void write_png(const std::filesystem::path& path, const Raster& raster, const std::vector<Color>& palette) {
-  check_raster(raster, palette);
+/// @param picture contiguous. @param palette none for RGB and grey.
+void write(const std::filesystem::path& path, const Tensor& picture, const std::vector<Color>& palette) {
   png_image image{};
   image.version = PNG_IMAGE_VERSION;
-  image.height = static_cast<png_uint_32>(raster.height);
-  image.width = static_cast<png_uint_32>(raster.width);
-  image.format = raster.channels == 3 ? PNG_FORMAT_RGB : palette.empty() ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB_COLORMAP;
+  image.height = static_cast<png_uint_32>(picture.size(0));
+  image.width = static_cast<png_uint_32>(picture.size(1));
+  image.format = picture.dim() == 3 ? PNG_FORMAT_RGB : palette.empty() ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB_COLORMAP;
   image.colormap_entries = static_cast<png_uint_32>(palette.size());
 
   io::AtomicFile target(path);
   std::unique_ptr<std::FILE, Closer> file(std::fopen(target.temporary_path().c_str(), "wb"));
   if (!file) io::AtomicFile::fail(path, io::AtomicFile::system_reason(errno));
   errno = 0;
-  if (png_image_write_to_stdio(&image, file.get(), 0, raster.values.data(), 0, palette.data()) == 0) {
+  if (png_image_write_to_stdio(&image, file.get(), 0, picture.data_ptr<uint8_t>(), 0, palette.data()) == 0) {
     io::AtomicFile::fail(path, errno != 0 ? io::AtomicFile::system_reason(errno) : image.message);
   }
   if (std::fclose(file.release()) != 0) io::AtomicFile::fail(path, io::AtomicFile::system_reason(errno));
   target.commit();
+}
+
+}  // namespace
+
+void write_png(const std::filesystem::path& path, const Tensor& picture) {
+  check_defined(picture, "write_png", "picture");
+  const bool right_shape = picture.dim() == 2 || (picture.dim() == 3 && picture.size(2) == 3);
+  TORCH_CHECK(right_shape && picture.numel() > 0 && picture.scalar_type() == torch::kUInt8 && picture.is_cpu(),
+              "write_png: expected a picture of shape (H,W,3) or (H,W), uint8, on the CPU, got ", shape_of(picture),
+              ", ", picture.scalar_type(), ", on ", picture.device());
+  write(path, picture.contiguous(), {});
+}
+
+void write_palette_png(const std::filesystem::path& path, const Tensor& indices, const std::vector<Color>& colors) {
+  check_defined(indices, "write_palette_png", "indices");
+  TORCH_CHECK(indices.dim() == 2 && indices.numel() > 0 && at::isIntegralType(indices.scalar_type(), false),
+              "write_palette_png: expected indices of shape (H,W) and an integral dtype, got ", shape_of(indices), ", ",
+              indices.scalar_type());
+  TORCH_CHECK(!colors.empty() && colors.size() <= 256, "write_palette_png: expected 1 to 256 colours, got ",
+              colors.size());
+  const auto lowest = indices.min().item<int64_t>();
+  const auto highest = indices.max().item<int64_t>();
+  TORCH_CHECK(lowest >= 0 && highest < static_cast<int64_t>(colors.size()), "write_palette_png: expected indices 0..",
+              colors.size() - 1, ", got ", lowest, "..", highest);
+  write(path, indices.to(torch::kCPU, torch::kUInt8).contiguous(), colors);
 }
 
 }  // namespace smooseg::app

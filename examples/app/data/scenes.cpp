@@ -1,5 +1,7 @@
 #include "data/scenes.hpp"
 
+#include <torch/types.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -9,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "data/image_file.hpp"
 #include "data/textures.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "support/seeds.hpp"
@@ -254,16 +257,14 @@ ClassTable scene_classes() {
 
 Scene make_scene(int64_t height, int64_t width, uint64_t seed) {
   const Plan plan = make_plan(height, width, seed);
-  const auto pixels = static_cast<size_t>(height * width);
-  Scene scene{{height, width, 3, {}}, {height, width, 1, {}}};
-  scene.image.values.reserve(3 * pixels);
-  scene.labels.values.reserve(pixels);
+  const Scene scene{torch::empty({height, width, 3}, torch::kUInt8), torch::empty({height, width}, torch::kUInt8)};
+  auto *color = scene.image.data_ptr<uint8_t>(), *label = scene.labels.data_ptr<uint8_t>();
   for (int64_t row = 0; row < height; ++row) {
     for (int64_t column = 0; column < width; ++column) {
       const Surface surface = surface_at(plan, static_cast<double>(column), static_cast<double>(row));
-      scene.labels.values.push_back(surface.kind);
+      *label++ = surface.kind;
       for (const double value : color_at(plan, surface, column, row)) {
-        scene.image.values.push_back(static_cast<uint8_t>(std::clamp(value, 0.0, 255.0) + 0.5));
+        *color++ = static_cast<uint8_t>(std::clamp(value, 0.0, 255.0) + 0.5);
       }
     }
   }
@@ -280,7 +281,7 @@ void write_scenes(const std::filesystem::path& root, const SceneOptions& options
       const uint64_t seed = mixed(options.seed ^ mixed(stream)) + static_cast<uint64_t>(i);
       const Scene scene = make_scene(options.height, options.width, seed);
       write_png(root / "images" / split / file_name(i), scene.image);
-      write_png(root / "labels" / split / file_name(i), scene.labels, classes.colors);
+      write_palette_png(root / "labels" / split / file_name(i), scene.labels, classes.colors);
     }
   };
   write_split("train", options.train, 1);

@@ -6,7 +6,7 @@
 #include <filesystem>
 
 #include "data/classes.hpp"
-#include "data/codec.hpp"
+#include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::app {
 
@@ -20,8 +20,8 @@ struct SceneOptions {
 
 /// A picture and the class of each of its pixels.
 struct Scene {
-  Raster image;   // (H,W,3)
-  Raster labels;  // (H,W)
+  Tensor image;   ///< (H,W,3) uint8
+  Tensor labels;  ///< (H,W) uint8
 };
 
 /// The classes of the scenes: three families (air and water; plants; buildings and paths) within each of which the

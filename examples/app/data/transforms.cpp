@@ -1,166 +1,165 @@
 #include "data/transforms.hpp"
 
+#include <c10/util/Exception.h>
 #include <torch/types.h>
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
+#include <numeric>
+#include <stdexcept>
 
-#include "data/codec.hpp"
+#include "data/image_file.hpp"
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/detail/check.hpp"
 
 namespace smooseg::app {
 namespace {
 
-void check_picture(const Tensor& picture, const char* function) {
-  smooseg::detail::check_defined(picture, function, "picture");
-  const bool right_shape = picture.dim() == 2 || (picture.dim() == 3 && picture.size(2) == 3);
-  TORCH_CHECK(right_shape && picture.numel() > 0, function, ": expected a picture of shape (H,W,3) or (H,W), got ",
-              smooseg::detail::shape_of(picture));
+using smooseg::detail::check_defined;
+using smooseg::detail::shape_of;
+
+/// Some consecutive pixels along one side of a picture.
+struct Span {
+  int64_t begin, size;
+};
+
+/// The middle of a side; std::nearbyint takes halves to the even number.
+Span middle(int64_t of, int64_t size) {
+  return {static_cast<int64_t>(std::nearbyint(static_cast<double>(of - size) / 2)), size};
 }
 
-/// The input position of each output position. The sum is kept as PIL keeps it, so that ties fall alike.
-std::vector<int64_t> nearest_positions(int64_t size_in, int64_t size_out) {
+/// One of the five crops, along one side. @param last whether it is at the right or the bottom.
+Span half(int64_t of, int64_t crop, bool last) {
+  const int64_t size = of / 2;
+  return crop == Transform::kFive - 1 ? middle(of, size) : Span{last ? of - size : 0, size};
+}
+
+/// The input positions of those output positions that are `kept` when `part` is resized. The sum is kept as PIL keeps
+/// it, so that ties fall alike.
+std::vector<int64_t> nearest_positions(const Span& part, int64_t size_out, const Span& kept) {
   std::vector<int64_t> positions;
-  positions.reserve(static_cast<std::size_t>(size_out));
-  const double step = static_cast<double>(size_in) / static_cast<double>(size_out);
+  positions.reserve(static_cast<std::size_t>(kept.size));
+  const double step = static_cast<double>(part.size) / static_cast<double>(size_out);
   double position = 0.5 * step;
-  for (int64_t i = 0; i < size_out; ++i, position += step) {
-    positions.push_back(std::min(static_cast<int64_t>(position), size_in - 1));
+  for (int64_t i = 0; i < kept.begin + kept.size; ++i, position += step) {
+    if (i >= kept.begin) positions.push_back(part.begin + std::min(static_cast<int64_t>(position), part.size - 1));
   }
   return positions;
 }
 
-struct Size {
-  int64_t height, width;
+/// The pixels of a transformed picture: those where these rows and columns of the original cross.
+struct Grid {
+  std::vector<int64_t> rows, columns;
 };
 
-void check_resized(const Size& size) {
-  TORCH_CHECK(size.height > 0 && size.width > 0, "resize: expected a height and width of at least 1, got ", size.height,
-              " x ", size.width);
-  TORCH_CHECK(size.height <= kMaxPixels / size.width, "resize: expected at most ", kMaxPixels, " pixels, got ",
-              size.height, " x ", size.width);
+Grid grid_of(const Transform& transform, int64_t height, int64_t width) {
+  Span vertical{0, height}, horizontal{0, width};
+  if (const auto crop = transform.five_crop) {
+    TORCH_CHECK(*crop >= 0 && *crop < Transform::kFive, "five_crop: expected a crop of 0..4, got ", *crop);
+    TORCH_CHECK(height > 1 && width > 1, "five_crop: expected a picture of at least 2 x 2 pixels, got ", height, " x ",
+                width);
+    vertical = half(height, *crop, *crop / 2 == 1);
+    horizontal = half(width, *crop, *crop % 2 == 1);
+  }
+  const int64_t side = transform.side, shorter = std::min(vertical.size, horizontal.size);
+  TORCH_CHECK(side >= 0 && side <= kMaxPixels, "resize: expected a side of 0 to ", kMaxPixels, ", got ", side);
+  const int64_t size = side > 0 ? side : shorter;
+  const int64_t rows = size * vertical.size / shorter, columns = size * horizontal.size / shorter;
+  TORCH_CHECK(rows <= kMaxPixels / columns, "resize: expected at most ", kMaxPixels, " pixels, got ", rows, " x ",
+              columns);
+  const auto kept = [&](int64_t all) { return transform.square ? middle(all, size) : Span{0, all}; };
+  return {nearest_positions(vertical, rows, kept(rows)), nearest_positions(horizontal, columns, kept(columns))};
 }
 
-/// The size of a picture whose shorter side is resized to `side`.
-Size resized(const Size& picture, int64_t side) {
-  TORCH_CHECK(side > 0 && side <= kMaxPixels, "resize_shorter: expected a size of 1 to ", kMaxPixels, ", got ", side);
-  return picture.width <= picture.height ? Size{side * picture.height / picture.width, side}
-                                         : Size{side, side * picture.width / picture.height};
-}
-
-Tensor crop(const Tensor& picture, int64_t top, int64_t left, int64_t height, int64_t width) {
-  return picture.narrow(0, top, height).narrow(1, left, width);
-}
-
-/// Where a crop begins that leaves `rest` pixels; std::nearbyint takes halves to the even number.
-int64_t half_of(int64_t rest) {
-  return static_cast<int64_t>(std::nearbyint(static_cast<double>(rest) / 2));
-}
-
-struct Rectangle {
-  int64_t top, left;
-  Size size;
-};
-
-Rectangle center(const Size& picture, const Size& size) {
-  return {half_of(picture.height - size.height), half_of(picture.width - size.width), size};
-}
-
-/// Where the five crops lie.
-std::array<Rectangle, 5> five_rectangles(const Size& picture) {
-  const Size half{picture.height / 2, picture.width / 2};
-  TORCH_CHECK(half.height > 0 && half.width > 0, "five_crop: expected a picture of at least 2 x 2 pixels, got ",
-              picture.height, " x ", picture.width);
-  const int64_t bottom = picture.height - half.height, right = picture.width - half.width;
-  return {Rectangle{0, 0, half}, {0, right, half}, {bottom, 0, half}, {bottom, right, half}, center(picture, half)};
-}
-
-/// The grid of a part of a picture.
-Grid center_grid(const Rectangle& part, int64_t side) {
-  const Size size = resized(part.size, side);
-  check_resized(size);
-  const Rectangle kept = center(size, {side, side});
-  const auto positions = [&](int64_t offset, int64_t size_in, int64_t size_out, int64_t first) {
-    std::vector<int64_t> all = nearest_positions(size_in, size_out), wanted;
-    for (int64_t i = first; i < first + side; ++i) wanted.push_back(offset + all[static_cast<std::size_t>(i)]);
-    return wanted;
-  };
-  return {positions(part.top, part.size.height, size.height, kept.top),
-          positions(part.left, part.size.width, size.width, kept.left)};
+/// The pixels of a grid. @param kept rows of a picture, (n,W,3). @param index_of the place of each of its rows in it.
+Tensor pixels_of(const Grid& grid, const Tensor& kept, const std::vector<int64_t>& index_of) {
+  const Tensor pixels = torch::empty(
+      {static_cast<int64_t>(grid.rows.size()), static_cast<int64_t>(grid.columns.size()), 3}, torch::kUInt8);
+  auto* target = pixels.data_ptr<uint8_t>();
+  for (const int64_t y : grid.rows) {
+    const uint8_t* const row = kept.data_ptr<uint8_t>() + index_of[static_cast<std::size_t>(y)] * kept.stride(0);
+    for (const int64_t x : grid.columns) {
+      for (int64_t c = 0; c < 3; ++c) *target++ = row[3 * x + c];
+    }
+  }
+  return pixels;
 }
 
 }  // namespace
 
-Tensor resize(const Tensor& picture, int64_t height, int64_t width) {
-  check_picture(picture, "resize");
-  check_resized({height, width});
-  const auto rows = torch::tensor(nearest_positions(picture.size(0), height)).to(picture.device());
-  const auto columns = torch::tensor(nearest_positions(picture.size(1), width)).to(picture.device());
-  return picture.index_select(0, rows).index_select(1, columns);
-}
-
-Tensor resize_shorter(const Tensor& picture, int64_t size) {
-  check_picture(picture, "resize_shorter");
-  const Size wanted = resized({picture.size(0), picture.size(1)}, size);
-  return resize(picture, wanted.height, wanted.width);
-}
-
-Tensor center_crop(const Tensor& picture, int64_t height, int64_t width) {
-  check_picture(picture, "center_crop");
-  TORCH_CHECK(height > 0 && width > 0 && height <= picture.size(0) && width <= picture.size(1),
-              "center_crop: expected a crop of 1 x 1 to ", picture.size(0), " x ", picture.size(1),
-              " pixels, the size of the picture, got ", height, " x ", width);
-  const auto [top, left, size] = center({picture.size(0), picture.size(1)}, {height, width});
-  return crop(picture, top, left, size.height, size.width);
-}
-
-std::array<Tensor, 5> five_crop(const Tensor& picture) {
-  check_picture(picture, "five_crop");
-  std::array<Tensor, 5> crops;
-  std::size_t k = 0;
-  for (const auto& [top, left, size] : five_rectangles({picture.size(0), picture.size(1)})) {
-    crops[k++] = crop(picture, top, left, size.height, size.width);
-  }
-  return crops;
-}
-
-Grid center_grid(int64_t height, int64_t width, int64_t side) {
-  return center_grid({0, 0, {height, width}}, side);
-}
-
-std::array<Grid, 5> five_grids(int64_t height, int64_t width, int64_t side) {
-  std::array<Grid, 5> grids;
-  std::size_t k = 0;
-  for (const Rectangle& part : five_rectangles({height, width})) grids[k++] = center_grid(part, side);
-  return grids;
-}
-
-Tensor normalize(const Tensor& image) {
-  check_picture(image, "normalize");
-  TORCH_CHECK(image.dim() == 3 && image.scalar_type() == torch::kUInt8,
-              "normalize: expected an image of shape (H,W,3), uint8, got ", smooseg::detail::shape_of(image), ", ",
-              image.scalar_type());
-  const auto per_channel = [&](const std::array<double, 3>& values) {
-    return torch::tensor({values[0], values[1], values[2]}, image.options().dtype(torch::kFloat32)).view({3, 1, 1});
+Tensor transformed(const Tensor& picture, const Transform& transform) {
+  check_defined(picture, "transformed", "picture");
+  const bool right_shape = picture.dim() == 2 || (picture.dim() == 3 && picture.size(2) == 3);
+  TORCH_CHECK(right_shape && picture.numel() > 0, "transformed: expected a picture of shape (H,W,3) or (H,W), got ",
+              shape_of(picture));
+  const Grid grid = grid_of(transform, picture.size(0), picture.size(1));
+  const auto indices = [&](const std::vector<int64_t>& positions) {
+    return torch::tensor(positions).to(picture.device());
   };
-  const Tensor unit =
-      image.permute({2, 0, 1}).to(torch::kFloat32, false, false, at::MemoryFormat::Contiguous).div_(255);
-  return unit.sub_(per_channel(backbone::kImageNetMean)).div_(per_channel(backbone::kImageNetStd));
+  return picture.index_select(0, indices(grid.rows)).index_select(1, indices(grid.columns));
 }
 
-void normalize(const Raster& image, float* target) {
-  TORCH_CHECK(image.channels == 3, "normalize: expected an image of 3 channels, got ", image.channels);
-  // What becomes of each value in each channel, (3,1,256), by the function above.
-  static const Tensor table =
-      normalize(torch::arange(256).to(torch::kUInt8).view({1, 256, 1}).expand({1, 256, 3})).contiguous();
-  const float* const normalized = table.data_ptr<float>();
-  const auto pixels = static_cast<std::size_t>(image.height * image.width);
-  const uint8_t* const values = image.values.data();
-  for (std::size_t c = 0; c < 3; ++c) {
-    for (std::size_t p = 0; p < pixels; ++p) target[c * pixels + p] = normalized[256 * c + values[3 * p + c]];
+TransformedImage read_transformed(const std::filesystem::path& path, const std::vector<Transform>& transforms) {
+  TransformedImage image{};
+  std::vector<Grid> grids;
+  std::vector<int64_t> index_of;  // of each row of the picture among those that are kept
+  const auto choose_rows = [&](int64_t height, int64_t width) {
+    image.height = height;
+    image.width = width;
+    index_of.assign(static_cast<std::size_t>(height), -1);
+    for (const Transform& transform : transforms) {
+      grids.push_back(grid_of(transform, height, width));
+      for (const int64_t y : grids.back().rows) index_of[static_cast<std::size_t>(y)] = 0;
+    }
+    std::vector<int64_t> rows;
+    for (int64_t y = 0; y < height; ++y) {
+      int64_t& index = index_of[static_cast<std::size_t>(y)];
+      if (index < 0) continue;
+      index = static_cast<int64_t>(rows.size());
+      rows.push_back(y);
+    }
+    return rows;
+  };
+  try {
+    const Tensor kept = read_image(path, choose_rows);
+    for (std::size_t i = 0; i < transforms.size(); ++i) {
+      image.pixels.push_back(transforms[i].is_identity() ? kept : pixels_of(grids[i], kept, index_of));
+    }
+  } catch (const c10::Error& e) {
+    throw std::runtime_error(path.string() + ": " + e.what_without_backtrace());
   }
+  return image;
+}
+
+Tensor normalize(const Tensor& pixels, Tensor target) {
+  constexpr int64_t kValues = 256;
+  check_defined(pixels, "normalize", "pixels");
+  TORCH_CHECK(pixels.dim() == 3 && pixels.size(2) == 3 && pixels.scalar_type() == torch::kUInt8 && pixels.is_cpu(),
+              "normalize: expected pixels of shape (H,W,3), uint8, on the CPU, got ", shape_of(pixels), ", ",
+              pixels.scalar_type(), ", on ", pixels.device());
+  const std::vector<int64_t> sizes{3, pixels.size(0), pixels.size(1)};
+  if (!target.defined()) target = torch::empty(sizes, torch::kFloat32);
+  TORCH_CHECK(target.sizes() == c10::IntArrayRef(sizes) && target.scalar_type() == torch::kFloat32 &&
+                  target.is_contiguous() && target.is_cpu(),
+              "normalize: expected a contiguous target of shape ", c10::IntArrayRef(sizes), ", float32, got ",
+              shape_of(target), ", ", target.scalar_type());
+  // What becomes of each value in each channel, (3,256).
+  static const Tensor table = [] {
+    const auto per_channel = [](const std::array<double, 3>& values) {
+      return torch::tensor({values[0], values[1], values[2]}, torch::kFloat32).view({3, 1});
+    };
+    const Tensor unit = torch::arange(kValues, torch::kFloat32).div_(kValues - 1).repeat({3, 1});
+    return unit.sub_(per_channel(backbone::kImageNetMean)).div_(per_channel(backbone::kImageNetStd));
+  }();
+  const Tensor bytes = pixels.contiguous();
+  const auto* const values = bytes.data_ptr<uint8_t>();
+  auto* const out = target.data_ptr<float>();
+  const auto count = static_cast<std::size_t>(bytes.numel() / 3);
+  for (std::size_t c = 0; c < 3; ++c) {
+    const float* const normalized = table.data_ptr<float>() + c * kValues;
+    for (std::size_t p = 0; p < count; ++p) out[c * count + p] = normalized[values[3 * p + c]];
+  }
+  return target;
 }
 
 }  // namespace smooseg::app

@@ -1,52 +1,59 @@
 #pragma once
 
-// What happens to a picture between the file and the backbone, to the pixel as torchvision does it over PIL. All but
-// `normalize` take pictures (H,W,3) and label maps (H,W) of any dtype alike, so that the two stay together.
+// What happens to a picture between its file and the backbone, the same for training, evaluation and segmentation; to
+// the pixel as torchvision does it over PIL.
 
-#include <array>
 #include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <vector>
 
-#include "data/codec.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::app {
 
-/// Nearest-neighbour resizing: output pixel i takes input pixel floor((i + 1/2) size_in / size_out).
-/// @return (height,width[,3]).
-/// @throws c10::Error for other shapes, sizes below 1, and more than `kMaxPixels` pixels.
-Tensor resize(const Tensor& picture, int64_t height, int64_t width);
+/// Which pixels of a picture are seen: torchvision's FiveCrop, Resize (nearest neighbour) and CenterCrop, in this
+/// order, each only where it is asked for. All three choose pixels and compute none, so that a decoder can leave out
+/// what nobody sees, and a label map stays with its picture.
+struct Transform {
+  /// The number of crops that FiveCrop makes of a picture.
+  static constexpr int64_t kFive = 5;
 
-/// Resizes so that the shorter side has `size` pixels; the longer one has size * longer / shorter, rounded down.
-/// @throws c10::Error as `resize`.
-Tensor resize_shorter(const Tensor& picture, int64_t size);
+  /// Output pixel i of a resized side shows input pixel floor((i + 1/2) size_in / size_out). The shorter side gets
+  /// this many pixels, the longer one side * longer / shorter, rounded down; 0: not resized.
+  int64_t side = 0;
 
-/// The middle (height,width); an odd remainder is halved to the even number, as Python rounds.
-/// @throws c10::Error where the crop is larger than the picture.
-Tensor center_crop(const Tensor& picture, int64_t height, int64_t width);
+  /// Whether only the middle square is kept; an odd remainder is halved to the even number, as Python rounds.
+  bool square = false;
 
-/// Five crops of half the height and half the width, rounded down: top left, top right, bottom left, bottom right,
-/// centre.
-/// @throws c10::Error for pictures of less than 2 x 2 pixels.
-std::array<Tensor, 5> five_crop(const Tensor& picture);
+  /// One of five crops of half the height and half the width, rounded down, before anything else: top left, top right,
+  /// bottom left, bottom right, centre.
+  std::optional<int64_t> five_crop = std::nullopt;
 
-/// The pixels that `center_crop(resize_shorter(picture, side), side, side)` consists of: nearest-neighbour resizing and
-/// cropping only choose, so that a decoder can leave out what nobody sees.
-/// @return rows and columns of a picture (height,width), `side` of each.
-/// @throws c10::Error as `resize_shorter`.
-Grid center_grid(int64_t height, int64_t width, int64_t side);
+  bool is_identity() const { return side == 0 && !square && !five_crop; }
+};
 
-/// The same of each of `five_crop(picture)`.
-/// @throws c10::Error as `five_crop` and `resize_shorter`.
-std::array<Grid, 5> five_grids(int64_t height, int64_t width, int64_t side);
+/// A picture (H,W,3) or label map (H,W) in memory, of any dtype, after the transform.
+/// @return (h,w[,3]).
+/// @throws c10::Error for other shapes, a side out of range, fewer than 2 x 2 pixels for five crops, or more than
+///   `kMaxPixels` after resizing.
+Tensor transformed(const Tensor& picture, const Transform& transform);
 
-/// A picture as the backbones take it: value / 255, less the mean of ImageNet, by its standard deviation.
-/// @param image (H,W,3), uint8, RGB, on any device.
-/// @return (3,H,W), float32.
+/// A picture file, decoded once, after each of several transforms.
+struct TransformedImage {
+  int64_t height, width;       ///< of the file's picture, in pixels
+  std::vector<Tensor> pixels;  ///< (h,w,3) uint8, RGB, for each transform
+};
+
+/// @throws std::runtime_error beginning with the path for files that `read_image` refuses, and for what `transformed`
+///   refuses.
+TransformedImage read_transformed(const std::filesystem::path& path, const std::vector<Transform>& transforms);
+
+/// A picture as the backbones take it: value / 255, less the mean of ImageNet, divided by its standard deviation. Uses
+/// the calling thread alone.
+/// @param pixels (h,w,3), uint8, RGB, on the CPU.
+/// @param target (3,h,w), float32, contiguous: where the result goes, which is also returned. Default: a new tensor.
 /// @throws c10::Error for other shapes and dtypes.
-Tensor normalize(const Tensor& image);
-
-/// The same to the bit for a picture that is not in a tensor.
-/// @param image 3 channels. @param target room for 3 x H x W values.
-void normalize(const Raster& image, float* target);
+Tensor normalize(const Tensor& pixels, Tensor target = {});
 
 }  // namespace smooseg::app

@@ -1,9 +1,6 @@
 #include "features/feature_cache.hpp"
 
 #include <c10/util/Exception.h>
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -14,7 +11,9 @@
 #include <utility>
 
 #include "smooseg/detail/check.hpp"
+#include "smooseg/detail/parallel.hpp"
 #include "smooseg/io/safetensors.hpp"
+#include "support/file_lock.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -46,12 +45,6 @@ std::string readable(double bytes) {
   return text.str();
 }
 
-int64_t product(const std::vector<int64_t>& sizes) {
-  int64_t result = 1;
-  for (const int64_t size : sizes) result *= size;
-  return result;
-}
-
 /// The hash of each row: (n,...) -> (n,2) int64.
 Tensor checksums_of(const Tensor& rows) {
   const int64_t n = rows.size(0);
@@ -66,29 +59,6 @@ Tensor checksums_of(const Tensor& rows) {
   }
   return result;
 }
-
-/// Holds a folder for its writer until the end of the scope; the system frees it if the process is killed.
-class FolderLock {
- public:
-  FolderLock(const fs::path& folder, std::ostream& err)
-      : file_(::open((folder / ".lock").c_str(), O_CREAT | O_RDWR, 0666)) {
-    if (file_ < 0 || ::flock(file_, LOCK_EX | LOCK_NB) == 0) return;
-    if (errno == EWOULDBLOCK) {
-      err << folder.string() << ": waiting for another run that fills it" << std::endl;
-      while (::flock(file_, LOCK_EX) != 0 && errno == EINTR) {
-      }
-    }
-    // A file system without locks: two runs may do the same work, and nothing worse.
-  }
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
-  ~FolderLock() {
-    if (file_ >= 0) ::close(file_);
-  }
-
- private:
-  int file_;
-};
 
 /// Removes what killed writers left, while the folder is locked.
 void remove_temporaries(const fs::path& folder) {
@@ -184,7 +154,7 @@ std::string FeatureCache::open(int64_t number) {
 /// Opens those that are not open yet, and returns those that cannot be.
 std::vector<int64_t> FeatureCache::open_all(std::ostream& err) {
   std::vector<std::string> problems(shards_.size());
-  parallel_for(shard_count(), threads_, [&](int64_t i) {
+  smooseg::detail::parallel_for(shard_count(), threads_, [&](int64_t i) {
     const auto at = static_cast<std::size_t>(i);
     if (!shards_[at].features.defined()) problems[at] = open(i);
   });
@@ -197,7 +167,7 @@ std::vector<int64_t> FeatureCache::open_all(std::ostream& err) {
 }
 
 void FeatureCache::check_space(const std::vector<int64_t>& missing, std::ostream& err) const {
-  const int64_t row = product(shape_) * static_cast<int64_t>(c10::elementSize(dtype_));
+  const int64_t row = c10::multiply_integers(shape_) * static_cast<int64_t>(c10::elementSize(dtype_));
   int64_t needed = 0;
   for (const int64_t shard : missing) {
     const Range range = crops_of(shard);
@@ -224,7 +194,9 @@ void FeatureCache::fill(const std::function<void(const std::vector<int64_t>&)>& 
     throw std::runtime_error("cannot create the folder " + folder_.string() +
                              " of the feature cache: " + (error ? error.message() : "something else has this name"));
   }
-  const FolderLock lock(folder_, err);
+  FileLock lock(folder_ / ".lock");
+  if (lock.busy()) err << folder_.string() << ": waiting for another run that fills it" << std::endl;
+  lock.wait();
   std::ostringstream said_before;
   const std::vector<int64_t> missing = open_all(said_before);  // another run may have filled it meanwhile
   if (missing.empty()) return;

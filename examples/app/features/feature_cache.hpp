@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "data/loader.hpp"
+#include "data/crops.hpp"
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
@@ -35,8 +35,11 @@ Hash hash_of(const torch::nn::Module& module);
 /// another waits, and finds the work done.
 ///
 ///     FeatureCache cache(folder, recipe, hashes, crops, {channels, side, side}, torch::kFloat32, threads);
-///     cache.fill([&](const std::vector<int64_t>& missing) { for (int64_t s : missing) cache.store(s, compute(s)); },
-///     err); Tensor features = cache.features(7);
+///     const auto compute_missing = [&](const std::vector<int64_t>& shards) {
+///       for (const int64_t shard : shards) cache.store(shard, features_of(cache.crops_of(shard)));
+///     };
+///     cache.fill(compute_missing, err);
+///     Tensor features = cache.features(7);
 class FeatureCache {
  public:
   static constexpr int64_t kShardCrops = 64;

@@ -10,7 +10,7 @@
 #include <ostream>
 #include <vector>
 
-#include "data/loader.hpp"
+#include "data/crops.hpp"
 #include "features/feature_cache.hpp"
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/detail/torch_compat.hpp"
@@ -18,7 +18,7 @@
 
 namespace smooseg::app {
 
-/// Where features come from and how they are kept. What stands behind pointers and references must outlive the loader.
+/// Where features come from and how they are kept. The crops and the backbone must outlive the loader.
 struct FeatureSource {
   const Crops& crops;
   backbone::Backbone& backbone;
@@ -29,7 +29,7 @@ struct FeatureSource {
 };
 
 /// Features of crops, computed in fixed groups of neighbours: the rounding of a batched product may depend on what is
-/// in the batch, and features must have the same bits whoever asks for them and in which order.
+/// in the batch, and features must have the same bits whoever asks for them, in whatever order.
 class GroupedFeatures {
  public:
   static constexpr int64_t kGroupCrops = 16;

@@ -5,27 +5,29 @@
 #include <algorithm>
 #include <chrono>
 #include <stdexcept>
+#include <utility>
 
 #include "smooseg/detail/kernels/bfloat16_attention.hpp"
 
 namespace smooseg::app {
 namespace {
 
-/// A backbone whose copy computes in bfloat16.
-class BFloat16Backbone : public backbone::Backbone {
+/// A backbone whose features are rounded to a dtype, and given in that of the images.
+class RoundedBackbone : public backbone::Backbone {
  public:
-  explicit BFloat16Backbone(const backbone::Backbone& original)
-      : narrow_(register_module("bfloat16", std::dynamic_pointer_cast<backbone::Backbone>(original.clone()))) {
-    narrow_->to(torch::kBFloat16);
-  }
+  RoundedBackbone(std::shared_ptr<backbone::Backbone> original, torch::ScalarType dtype)
+      : original_(register_module("rounded", std::move(original))), dtype_(dtype) {}
 
-  Tensor features(const Tensor& images) override { return narrow_->features(images).to(images.scalar_type()); }
-  int64_t patch_size() const override { return narrow_->patch_size(); }
-  int64_t channels() const override { return narrow_->channels(); }
-  bool takes_whole_pictures() const override { return narrow_->takes_whole_pictures(); }
+  Tensor features(const Tensor& images) override {
+    return original_->features(images).to(dtype_).to(images.scalar_type());
+  }
+  int64_t patch_size() const override { return original_->patch_size(); }
+  int64_t channels() const override { return original_->channels(); }
+  bool takes_whole_pictures() const override { return original_->takes_whole_pictures(); }
 
  private:
-  std::shared_ptr<backbone::Backbone> narrow_;
+  std::shared_ptr<backbone::Backbone> original_;
+  torch::ScalarType dtype_;
 };
 
 /// The least of some times that features of two pictures take, in seconds.
@@ -56,7 +58,9 @@ std::shared_ptr<backbone::Backbone> in_precision(const RuntimeSettings& settings
   }
   const bool may_be_faster = device.is_cuda() || smooseg::detail::machine_has_bfloat16();
   if (settings.precision == "float32" || !has_weights || (is_auto && !may_be_faster)) return backbone;
-  auto narrow = std::make_shared<BFloat16Backbone>(*backbone);
+  const auto copy = std::dynamic_pointer_cast<backbone::Backbone>(backbone->clone());
+  copy->to(torch::kBFloat16);
+  const auto narrow = std::make_shared<RoundedBackbone>(copy, torch::kBFloat16);
   if (is_auto) {
     const Tensor images = torch::zeros({2, 3, side, side}, device);
     const double ratio = time_of(*narrow, images) / time_of(*backbone, images);
@@ -64,6 +68,11 @@ std::shared_ptr<backbone::Backbone> in_precision(const RuntimeSettings& settings
     err << "precision: bfloat16, which takes " << static_cast<int>(100 * ratio) << " % of float32's time" << std::endl;
   }
   return narrow;
+}
+
+std::shared_ptr<backbone::Backbone> rounded(const std::shared_ptr<backbone::Backbone>& backbone,
+                                            torch::ScalarType dtype) {
+  return dtype == torch::kFloat32 ? backbone : std::make_shared<RoundedBackbone>(backbone, dtype);
 }
 
 void set_precision(const RuntimeSettings& settings, SegmenterImpl& segmenter, torch::Device device, int64_t side,

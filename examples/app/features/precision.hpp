@@ -24,6 +24,10 @@ std::shared_ptr<backbone::Backbone> in_precision(const RuntimeSettings& settings
                                                  const std::shared_ptr<backbone::Backbone>& backbone,
                                                  torch::Device device, int64_t side, std::ostream& err);
 
+/// The backbone itself for float32, else one whose features are rounded to the dtype, as those that are kept are.
+std::shared_ptr<backbone::Backbone> rounded(const std::shared_ptr<backbone::Backbone>& backbone,
+                                            torch::ScalarType dtype);
+
 /// Gives a segmenter such a backbone instead of its own.
 void set_precision(const RuntimeSettings& settings, SegmenterImpl& segmenter, torch::Device device, int64_t side,
                    std::ostream& err);

@@ -1,8 +1,6 @@
 #include "features/weight_files.hpp"
 
-#include <fcntl.h>
 #include <spawn.h>
-#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +13,7 @@
 #include <vector>
 
 #include "smooseg/io/load.hpp"
+#include "support/file_lock.hpp"
 #include "support/sha256.hpp"
 
 extern char** environ;
@@ -40,26 +39,6 @@ fs::path cache_folder() {
 std::string in_megabytes(int64_t bytes) {
   return std::to_string((bytes + 500'000) / 1'000'000) + " MB";
 }
-
-/// The open file of a download under way, which only one process holds at a time.
-class LockedFile {
- public:
-  explicit LockedFile(const fs::path& path) : descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
-    if (descriptor_ < 0) {
-      throw std::runtime_error(path.string() + ": cannot write: " + std::generic_category().message(errno));
-    }
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-      ::close(descriptor_);
-      throw std::runtime_error(path.string() + ": another download of it is under way");
-    }
-  }
-  ~LockedFile() { ::close(descriptor_); }
-  LockedFile(const LockedFile&) = delete;
-  LockedFile& operator=(const LockedFile&) = delete;
-
- private:
-  int descriptor_;
-};
 
 /// Runs a program, found in PATH, without a shell.
 /// @return its exit status, or 128 and the number of the signal that ended it; nothing if there is no such program.
@@ -186,8 +165,9 @@ fs::path download_weights(const backbone::RegistryEntry& entry, const fs::path& 
   err << entry.name << ": " << url << (weights.bytes > 0 ? " (" + in_megabytes(weights.bytes) + ")" : "")
       << ", licence " << weights.licence << std::endl;
   const fs::path part = folder / (weights.file + ".part"), target = folder / weights.file;
-  const LockedFile lock(part);
-  // One that was whole when it was cut off needs no more; a server refuses to go on with it.
+  const FileLock lock(part);
+  if (lock.busy()) throw std::runtime_error(part.string() + ": another download of it is under way");
+  // One that was whole when it was cut off needs no more, and a server refuses to go on with it.
   if (fs::file_size(part) == 0 || !examine(part, weights, err).empty()) {
     if (const std::string problem = fetch(url, part); !problem.empty()) {
       const bool kept = fs::file_size(part) > 0;
@@ -208,8 +188,8 @@ std::string weights_for(const backbone::RegistryEntry& entry, const std::string&
   const fs::path folder = weights_folder();
   if (const auto found = find_weights(entry.weights, folder)) return found->string();
   throw std::runtime_error("--weights: the backbone '" + entry.name +
-                           "' needs its pretrained weights ('texture' needs none). Run 'smooseg weights get " +
-                           entry.name + "', name a file of them with --weights, or\n" + how_to_get(entry, folder));
+                           "' needs its pretrained weights. Run 'smooseg weights get " + entry.name +
+                           "', name a file of them with --weights, or\n" + how_to_get(entry, folder));
 }
 
 }  // namespace smooseg::app

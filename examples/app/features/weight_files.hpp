@@ -1,6 +1,6 @@
 #pragma once
 
-// Where the published weights of backbones lie on this machine, and how they get there.
+// Where the published weights of backbones are kept on this machine, and how they get there.
 
 #include <filesystem>
 #include <optional>

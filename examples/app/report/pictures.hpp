@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "data/codec.hpp"
+#include "data/image_file.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::app {
@@ -23,7 +23,7 @@ Tensor colorize(const Tensor& indices, const std::vector<Color>& colors, const C
 /// @param alpha 0 (only the picture inside the lines) to 1 (only the colours).
 /// @return (H,W,3) uint8.
 /// @throws c10::Error as `colorize`, for sizes that differ and for an alpha out of range.
-Tensor overlay(const Tensor& image, const Tensor& indices, const std::vector<Color>& colors, double alpha = 0.5);
+Tensor overlay(const Tensor& image, const Tensor& indices, const std::vector<Color>& colors, double alpha);
 
 /// Pictures side by side, 4 white columns between.
 /// @param pictures at least one, each (H,W,3) uint8 of one height.

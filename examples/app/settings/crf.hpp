@@ -9,24 +9,22 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "settings/options.hpp"
 #include "smooseg/crf/dense_crf.hpp"
 #include "smooseg/segmenter.hpp"
 
 namespace smooseg::app {
 
-/// The defaults are the paper's.
+inline const Choices<crf::Normalization> kNormalizations{{"symmetric", crf::Normalization::kSymmetric},
+                                                         {"before", crf::Normalization::kBefore},
+                                                         {"after", crf::Normalization::kAfter},
+                                                         {"none", crf::Normalization::kNone}};
+
 struct CrfSettings {
   bool use = false;
-  double scale = 2;
-  int64_t iterations = 10;
-  double gaussian_sxy = 1;
-  double gaussian_weight = 3;
-  double bilateral_sxy = 67;
-  double bilateral_srgb = 3;
-  double bilateral_weight = 4;
-  std::string normalization = "symmetric";
-  int64_t tile = 1024;
-  int64_t overlap = 128;
+  double scale = 2;              ///< the paper's factor of the teacher's cosines
+  crf::DenseCrfOptions options;  ///< with the two default terms, the Gaussian one first
+  std::string normalization = name_of(crf::DenseCrfOptions().normalization(), kNormalizations);
 };
 
 /// Adds --crf and an option for each setting.
@@ -38,7 +36,7 @@ crf::DenseCrf make_crf(const CrfSettings& settings, int64_t threads);
 /// The settings by their options' names, or false where the CRF is not used; for scores.json.
 nlohmann::json to_json(const CrfSettings& settings);
 
-/// What the CRF is given: the segmenter's logits as energies.
+/// What the CRF starts from: the segmenter's logits as energies.
 /// @param images (B,3,H,W), normalised. @return (B,K,out_height,out_width) on the CPU.
 Tensor crf_energies(SegmenterImpl& segmenter, const CrfSettings& settings, const Tensor& images, int64_t out_height,
                     int64_t out_width);

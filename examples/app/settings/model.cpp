@@ -1,31 +1,22 @@
 #include "settings/model.hpp"
 
-#include <array>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <stdexcept>
-#include <utility>
+#include <type_traits>
 #include <vector>
 
 #include "smooseg/backbone/registry.hpp"
-#include "smooseg/backbone/texture.hpp"
-#include "smooseg/io/load.hpp"
 #include "smooseg/version.hpp"
 
 namespace smooseg::app {
 namespace {
 
-constexpr auto kFormatName = "smooseg model ";
-constexpr auto kFormat = "smooseg model 1";
-constexpr auto kExtraPrefix = "optimizer.";
+constexpr auto kBackbone = "Backbone", kCrops = "Training crops", kModel = "Model", kEnergy = "Energy",
+               kTraining = "Training";
 
-/// The settings that decide the features of training crops.
-bool decides_features(const std::string& option) {
-  static const std::set<std::string> names{"--backbone", "--features",   "--textons", "--texton-sharpness",
-                                           "--position", "--resolution", "--crops",   "--feature-dtype"};
-  return names.count(option) > 0;
+/// Whether the settings of a group decide the features of training crops.
+bool decides_features(const std::string& group) {
+  return group == kBackbone || group == kCrops;
 }
 
 std::vector<std::string> backbone_names() {
@@ -34,139 +25,106 @@ std::vector<std::string> backbone_names() {
   return names;
 }
 
-/// A backbone as the settings want it.
-std::shared_ptr<backbone::Backbone> choose_backbone(const ModelSettings& settings) {
-  if (settings.backbone == "texture") {
-    return backbone::Texture(backbone::TextureOptions()
-                                 .textons(settings.textons)
-                                 .sharpness(settings.texton_sharpness)
-                                 .position(settings.position))
-        .ptr();
-  }
-  const auto kind = settings.features == "keys" ? backbone::FeatureKind::kKeys : backbone::FeatureKind::kTokens;
-  return backbone::make(settings.backbone, kind);
-}
-
-Model assemble(const ModelSettings& settings, const ClassTable& classes, const SegmenterOptions& options) {
-  auto backbone = make_backbone(settings);
-  const int64_t channels = backbone->channels();
-  Model model;
-  model.settings = settings;
-  model.classes = classes;
-  model.segmenter = Segmenter(
-      std::move(backbone), Projector(ProjectorOptions(channels, settings.embed_dim).dropout(settings.dropout)),
-      PrototypePredictor(PrototypePredictorOptions(settings.classes, settings.embed_dim).momentum(settings.momentum)),
-      options);
-  return model;
-}
-
-const std::string& metadata_at(const std::map<std::string, std::string>& metadata, const std::string& key,
-                               const std::string& path) {
-  const auto found = metadata.find(key);
-  if (found == metadata.end()) {
-    throw std::runtime_error(path + ": not a model of smooseg: its metadata has no '" + key + "'");
-  }
-  return found->second;
-}
-
-/// The one list of settings: calls add(option, value, description) for each, which returns a CLI11 option.
+/// The one list of settings: calls add(group, option, value, description) for each, which returns a CLI11 option.
 template <class Add>
 void list_settings(ModelSettings& s, Add add) {
-  const auto positive = CLI::Range(int64_t{1}, int64_t{1} << 40);
-  add("--backbone", s.backbone, "where features come from")->check(CLI::IsMember(backbone_names()))->group("Backbone");
-  add("--features", s.features, "which of a transformer's: its tokens, or the keys of its last attention")
-      ->check(CLI::IsMember({"tokens", "keys"}))
-      ->group("Backbone");
-  add("--textons", s.textons, "of texture: number of textons")->check(positive)->group("Backbone");
-  add("--texton-sharpness", s.texton_sharpness, "of texture: how firmly a patch goes to its nearest textons")
-      ->check(CLI::PositiveNumber)
-      ->group("Backbone");
-  add("--position", s.position, "of texture: weight of the height in the picture; 0 where pictures have no up")
-      ->check(CLI::NonNegativeNumber)
-      ->group("Backbone");
+  using Words = std::vector<std::string>;
+  add(kBackbone, "--backbone", s.backbone, "what turns pictures into features")->check(CLI::IsMember(backbone_names()));
+  add(kBackbone, "--features", s.features, "of a transformer: its tokens, or the keys of its last attention")
+      ->check(CLI::IsMember(Words{"tokens", "keys"}));
+  add(kBackbone, "--textons", s.textons, "of texture: number of textons")->check(from_to(1, 1 << 16));
+  add(kBackbone, "--texton-sharpness", s.texton_sharpness, "of texture: how firmly a patch goes to its nearest textons")
+      ->check(CLI::PositiveNumber);
+  add(kBackbone, "--position", s.position,
+      "of texture: weight of the height in the picture; 0 where pictures have no up")
+      ->check(CLI::NonNegativeNumber);
 
-  add("--classes", s.classes, "number of classes K, 2 to 255; 0: as many as classes.json names")
-      ->check(CLI::Range(int64_t{0}, int64_t{255}))
-      ->group("Model");
-  add("--embed-dim", s.embed_dim, "channels D of the code")->check(positive)->group("Model");
-  add("--dropout", s.dropout, "probability of dropping a channel in training")
-      ->check(CLI::Range(0.0, 0.999))
-      ->group("Model");
-  add("--momentum", s.momentum, "alpha of the teacher's moving average")->check(CLI::Range(0.0, 1.0))->group("Model");
+  add(kCrops, "--crops", s.crops, "crops of each picture: its center, or five")
+      ->check(CLI::IsMember(Words{"center", "five"}));
+  add(kCrops, "--resolution", s.resolution, "side of the training crops in pixels")->check(side());
+  add(kCrops, "--feature-dtype", s.feature_dtype, "to which the crops' features are rounded: float16 halves the space")
+      ->check(CLI::IsMember(Words{"float32", "float16"}));
 
-  add("--within-threshold", s.within_threshold, "b of the pairs within an image")->group("Energy");
-  add("--across-threshold", s.across_threshold, "b of the pairs of two images")->group("Energy");
-  add("--temperature", s.temperature, "tau of the teacher's softmax")->check(CLI::PositiveNumber)->group("Energy");
-  add("--centering", s.centering, "of the closeness: the published program's row-keep-mean, the paper's row, or none")
-      ->check(CLI::IsMember({"row-keep-mean", "row", "none"}))
-      ->group("Energy");
-  add("--reduction", s.reduction, "over images and pairs: the published program's mean or the paper's sum")
-      ->check(CLI::IsMember({"mean", "sum"}))
-      ->group("Energy");
+  add(kModel, "--classes", s.classes, "number of classes K, 2 to 255; 0: as many as classes.json names")
+      ->check(from_to(0, 255));
+  add(kModel, "--embed-dim", s.embed_dim, "channels D of the code")->check(from_to(1, 1 << 16));
+  add(kModel, "--dropout", s.dropout, "probability of dropping a channel in training")->check(CLI::Range(0.0, 0.999));
+  add(kModel, "--momentum", s.momentum, "alpha of the teacher's moving average")->check(CLI::Range(0.0, 1.0));
 
-  add("--resolution", s.resolution, "side of the training crops in pixels")
-      ->check(CLI::Range(int64_t{1}, int64_t{8192}))
-      ->group("Training");
-  add("--crops", s.crops, "crops of each picture: its center, or five")
-      ->check(CLI::IsMember({"center", "five"}))
-      ->group("Training");
-  add("--feature-dtype", s.feature_dtype, "to which the crops' features are rounded: float16 takes half the space")
-      ->check(CLI::IsMember({"float32", "float16"}))
-      ->group("Training");
-  add("--batch", s.batch, "crops in a step, at least 2")->check(positive)->group("Training");
-  add("--projector-rate", s.projector_rate, "Adam's learning rate for the projector")
-      ->check(CLI::NonNegativeNumber)
-      ->group("Training");
-  add("--predictor-rate", s.predictor_rate, "Adam's learning rate for the prototypes")
-      ->check(CLI::NonNegativeNumber)
-      ->group("Training");
-  add("--teacher-update", s.teacher_update,
-      "before the optimiser's step (the published program) or after it (the paper's pseudo-code)")
-      ->check(CLI::IsMember({"before", "after"}))
-      ->group("Training");
-  add("--seed", s.seed, "decides every random draw")->group("Training");
+  add(kEnergy, "--within-threshold", s.within_threshold,
+      "closeness above which patches of one image are pulled together; default: the backbone's");
+  add(kEnergy, "--across-threshold", s.across_threshold,
+      "closeness above which patches of two images are pulled together; default: the backbone's");
+  add(kEnergy, "--temperature", s.temperature, "tau of the teacher's softmax")->check(CLI::PositiveNumber);
+  add(kEnergy, "--centering", s.centering,
+      "of the closeness: row-keep-mean as the published program, row as the paper, or none")
+      ->check(CLI::IsMember(kCenterings));
+  add(kEnergy, "--reduction", s.reduction, "over images and pairs: mean as the published program, or sum as the paper")
+      ->check(CLI::IsMember(kReductions));
+
+  add(kTraining, "--batch", s.batch, "crops in a step, at least 2")->check(at_least(1));
+  add(kTraining, "--projector-rate", s.projector_rate, "Adam's learning rate for the projector")
+      ->check(CLI::NonNegativeNumber);
+  add(kTraining, "--predictor-rate", s.predictor_rate, "Adam's learning rate for the prototypes")
+      ->check(CLI::NonNegativeNumber);
+  add(kTraining, "--teacher-update", s.teacher_update,
+      "before the optimiser's step as the published program, or after it as the paper's pseudo-code")
+      ->check(CLI::IsMember(Words{"before", "after"}));
+  add(kTraining, "--seed", s.seed, "decides every random draw");
+}
+
+/// The settings of all groups, or those that decide features alone.
+SettingValues values(ModelSettings settings, bool all) {
+  CLI::App unused;
+  SettingValues result;
+  list_settings(settings, [&](const char* group, const char* name, auto& value, const char* description) {
+    const auto note = [&](const auto& set) {
+      const nlohmann::json json = set;  // prints a number with all the digits it needs
+      if (all || decides_features(group))
+        result[name + 2] = json.is_string() ? json.template get<std::string>() : json.dump();
+    };
+    if constexpr (std::is_same_v<decltype(value), std::optional<double>&>) {
+      if (value) note(*value);
+    } else {
+      note(value);
+    }
+    return unused.add_option(name, value, description);
+  });
+  return result;
+}
+
+/// Adds options for the settings of all groups, or for those that decide features alone.
+void add(CLI::App& command, ModelSettings& settings, bool all) {
+  CLI::App others;
+  list_settings(settings, [&](const char* group, const char* name, auto& value, const char* description) {
+    CLI::App& app = all || decides_features(group) ? command : others;
+    return app.add_option(name, value, description)->capture_default_str()->group(group);
+  });
 }
 
 }  // namespace
 
 void add_options(CLI::App& command, ModelSettings& settings) {
-  list_settings(settings, [&](const char* name, auto& value, const char* description) {
-    return command.add_option(name, value, description)->capture_default_str();
-  });
+  add(command, settings, true);
 }
 
 void add_feature_options(CLI::App& command, ModelSettings& settings) {
-  CLI::App others;
-  list_settings(settings, [&](const char* name, auto& value, const char* description) {
-    CLI::App& app = decides_features(name) ? command : others;
-    return app.add_option(name, value, description)->capture_default_str();
-  });
-}
-
-SettingValues feature_settings(const ModelSettings& settings) {
-  SettingValues values = values_of(settings);
-  for (auto it = values.begin(); it != values.end();) {
-    it = decides_features("--" + it->first) ? std::next(it) : values.erase(it);
-  }
-  return values;
+  add(command, settings, false);
 }
 
 SettingValues values_of(const ModelSettings& settings) {
-  CLI::App unused;
-  ModelSettings copy = settings;
-  SettingValues values;
-  list_settings(copy, [&](const char* name, auto& value, const char* description) {
-    const nlohmann::json json = value;  // prints a number with all the digits it needs
-    values[name + 2] = json.is_string() ? json.template get<std::string>() : json.dump();
-    return unused.add_option(name, value, description);
-  });
-  return values;
+  return values(settings, true);
+}
+
+SettingValues feature_settings(const ModelSettings& settings) {
+  return values(settings, false);
 }
 
 ModelSettings settings_from(const SettingValues& values, const std::string& source) {
   CLI::App app;
   ModelSettings settings;
   add_options(app, settings);
+  check_numbers(app);
   std::vector<std::string> arguments;
   for (const auto& [name, value] : values) arguments.push_back("--" + name + "=" + value);
   try {
@@ -177,82 +135,24 @@ ModelSettings settings_from(const SettingValues& values, const std::string& sour
   return settings;
 }
 
+void choose_thresholds(ModelSettings& settings) {
+  const auto& entry = backbone::find(settings.backbone);
+  settings.within_threshold = settings.within_threshold.value_or(entry.within_threshold);
+  settings.across_threshold = settings.across_threshold.value_or(entry.across_threshold);
+}
+
+torch::ScalarType feature_dtype(const ModelSettings& settings) {
+  return settings.feature_dtype == "float16" ? torch::kFloat16 : torch::kFloat32;
+}
+
 EnergyOptions energy_options(const ModelSettings& settings) {
-  static const std::map<std::string, Centering> kCenterings{
-      {"none", Centering::kNone}, {"row", Centering::kRow}, {"row-keep-mean", Centering::kRowKeepMean}};
   return EnergyOptions()
       .smoothness(SmoothnessOptions()
-                      .within_threshold(settings.within_threshold)
-                      .across_threshold(settings.across_threshold)
+                      .within_threshold(settings.within_threshold.value())
+                      .across_threshold(settings.across_threshold.value())
                       .centering(kCenterings.at(settings.centering))
-                      .reduction(settings.reduction == "sum" ? Reduction::kSum : Reduction::kMean))
+                      .reduction(kReductions.at(settings.reduction)))
       .temperature(settings.temperature);
-}
-
-std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings) {
-  auto backbone = choose_backbone(settings);
-  backbone->eval();
-  for (auto& parameter : backbone->parameters()) parameter.requires_grad_(false);
-  return backbone;
-}
-
-Model make_model(const ModelSettings& settings, const ClassTable& classes) {
-  return assemble(settings, classes, {});
-}
-
-void save_model(const std::filesystem::path& path, const Model& model, const io::TensorMap& extra) {
-  io::TensorMap tensors = io::tensors_of(*model.segmenter);
-  tensors.insert(extra.begin(), extra.end());
-  io::write_safetensors(path.string(), tensors,
-                        {{"format", kFormat},
-                         {"version", SMOOSEG_VERSION},
-                         {"step", std::to_string(model.step)},
-                         {"data", model.data},
-                         {"settings", nlohmann::json(values_of(model.settings)).dump()},
-                         {"classes", classes_to_json(model.classes)}});
-}
-
-bool is_model(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::array<char, 9> beginning{};
-  file.read(beginning.data(), beginning.size());
-  if (!file || beginning.back() != '{') return false;  // no safetensors
-  const auto metadata = io::read_safetensors_metadata(path.string());
-  const auto format = metadata.find("format");
-  return format != metadata.end() && format->second.rfind(kFormatName, 0) == 0;
-}
-
-LoadedModel load_model(const std::filesystem::path& path, torch::Device device, const SegmenterOptions& options) {
-  const std::string name = path.string();
-  io::TensorMap tensors = io::read_safetensors(name);
-  const auto metadata = io::read_safetensors_metadata(name);
-  if (metadata_at(metadata, "format", name) != kFormat) {
-    throw std::runtime_error(name + ": expected the format '" + kFormat + "', found '" + metadata.at("format") + "'");
-  }
-  SettingValues values;
-  int64_t step = 0;
-  try {
-    values = nlohmann::json::parse(metadata_at(metadata, "settings", name)).get<SettingValues>();
-    step = std::stoll(metadata_at(metadata, "step", name));
-  } catch (const nlohmann::json::exception& e) {
-    throw std::runtime_error(name + ": damaged settings: " + e.what());
-  } catch (const std::logic_error&) {
-    throw std::runtime_error(name + ": damaged metadata: 'step' is '" + metadata.at("step") + "'");
-  }
-  LoadedModel loaded;
-  const ClassTable classes = classes_from_json(metadata_at(metadata, "classes", name), name);
-  loaded.model = assemble(settings_from(values, name), classes, options);
-  loaded.model.step = step;
-  if (const auto data = metadata.find("data"); data != metadata.end()) loaded.model.data = data->second;
-  for (auto it = tensors.begin(); it != tensors.end();) {
-    const bool is_extra = it->first.rfind(kExtraPrefix, 0) == 0;
-    if (is_extra) loaded.extra.insert(*it);
-    it = is_extra ? tensors.erase(it) : std::next(it);
-  }
-  io::load_tensors(*loaded.model.segmenter, tensors, {}, name);
-  loaded.model.segmenter->to(device);
-  loaded.model.segmenter->eval();
-  return loaded;
 }
 
 }  // namespace smooseg::app

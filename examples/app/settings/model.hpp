@@ -1,45 +1,48 @@
 #pragma once
 
-// What training makes and the other commands use: the segmenter, with its settings and classes, in one file.
-
-#include <torch/types.h>
+// The settings that decide what a training run ends with: options of `train`, keys of its TOML section, and the settings
+// in a model file.
 
 #include <CLI/App.hpp>
 #include <cstdint>
-#include <filesystem>
 #include <map>
-#include <memory>
+#include <optional>
 #include <string>
 
-#include "data/classes.hpp"
-#include "smooseg/io/safetensors.hpp"
+#include "settings/options.hpp"
+#include "smooseg/backbone/texture.hpp"
 #include "smooseg/loss.hpp"
-#include "smooseg/segmenter.hpp"
+#include "smooseg/projector.hpp"
 
 namespace smooseg::app {
 
-/// The settings that decide what a training run ends with. The defaults are the paper's for Cityscapes.
+inline const Choices<Centering> kCenterings{
+    {"row-keep-mean", Centering::kRowKeepMean}, {"row", Centering::kRow}, {"none", Centering::kNone}};
+inline const Choices<Reduction> kReductions{{"mean", Reduction::kMean}, {"sum", Reduction::kSum}};
+
+/// The defaults are the library's and, where it has none, the paper's.
 struct ModelSettings {
   std::string backbone = "texture";
   std::string features = "tokens";
-  int64_t textons = 128;
-  double texton_sharpness = 10;
-  double position = 1;
+  int64_t textons = backbone::TextureOptions().textons();
+  double texton_sharpness = backbone::TextureOptions().sharpness();
+  double position = backbone::TextureOptions().position();
+
+  std::string crops = "center";
+  int64_t resolution = 224;
+  std::string feature_dtype = "float32";
 
   int64_t classes = 0;  ///< 0: as many as classes.json names
   int64_t embed_dim = 64;
-  double dropout = 0.2;
-  double momentum = 0.998;
+  double dropout = ProjectorOptions(1, 1).dropout();
+  double momentum = PrototypePredictorOptions(2, 1).momentum();
 
-  double within_threshold = -0.02;
-  double across_threshold = 0.5;
-  double temperature = 0.1;
-  std::string centering = "row-keep-mean";
-  std::string reduction = "mean";
+  std::optional<double> within_threshold;  ///< unset: the backbone's, see `choose_thresholds`
+  std::optional<double> across_threshold;  ///< likewise
+  double temperature = EnergyOptions().temperature();
+  std::string centering = name_of(SmoothnessOptions().centering(), kCenterings);
+  std::string reduction = name_of(SmoothnessOptions().reduction(), kReductions);
 
-  int64_t resolution = 224;
-  std::string crops = "center";
-  std::string feature_dtype = "float32";
   int64_t batch = 32;
   double projector_rate = 1e-4;
   double predictor_rate = 5e-4;
@@ -53,7 +56,7 @@ void add_options(CLI::App& command, ModelSettings& settings);
 /// Adds only those that decide the features of training crops, but for the seed.
 void add_feature_options(CLI::App& command, ModelSettings& settings);
 
-/// Option names (without dashes) and values, as they stand in a model file.
+/// Option names (without dashes) and values, as they stand in a model file; thresholds that are unset are left out.
 using SettingValues = std::map<std::string, std::string>;
 SettingValues values_of(const ModelSettings& settings);
 
@@ -63,34 +66,13 @@ SettingValues feature_settings(const ModelSettings& settings);
 /// @throws std::runtime_error naming `source` for an unknown name or a value out of range.
 ModelSettings settings_from(const SettingValues& values, const std::string& source);
 
+/// Sets the thresholds that are unset to those that suit the backbone.
+void choose_thresholds(ModelSettings& settings);
+
+/// What the features of training crops are rounded to.
+torch::ScalarType feature_dtype(const ModelSettings& settings);
+
+/// @param settings with both thresholds set.
 EnergyOptions energy_options(const ModelSettings& settings);
-
-struct Model {
-  ModelSettings settings;
-  ClassTable classes;  ///< the data set's, or "class 0", "class 1", ... where it names none
-  int64_t step = 0;    ///< training steps done
-  std::string data;    ///< hash of the pictures that it was trained on; empty in files from before it was noted
-  Segmenter segmenter{nullptr};
-};
-
-/// A frozen backbone in evaluation mode, without weights yet.
-std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings);
-
-/// A new model; the backbone has no weights yet. Draws its parameters from LibTorch's default generator.
-Model make_model(const ModelSettings& settings, const ClassTable& classes);
-
-/// @param extra more tensors for the same file (the optimiser's), under names that begin with "optimizer.".
-void save_model(const std::filesystem::path& path, const Model& model, const io::TensorMap& extra = {});
-
-struct LoadedModel {
-  Model model;
-  io::TensorMap extra;
-};
-
-/// Whether this file is a model of this program, of any version of its format; false where there is none.
-bool is_model(const std::filesystem::path& path);
-
-/// @throws c10::Error or std::runtime_error naming the file where it is missing, damaged or no model of this program.
-LoadedModel load_model(const std::filesystem::path& path, torch::Device device, const SegmenterOptions& options = {});
 
 }  // namespace smooseg::app

@@ -1,60 +1,68 @@
 #include "settings/runtime.hpp"
 
 #include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
 #include <torch/cuda.h>
 
 #include <algorithm>
-#include <limits>
-#include <stdexcept>
 #include <thread>
 
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
+#include "settings/options.hpp"
 
 namespace smooseg::app {
+namespace {
 
-void add_options(CLI::App& command, RuntimeSettings& settings) {
-  command.add_option("--device", settings.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
-  command.add_option("--threads", settings.threads, "number of threads; 0: all cores")
-      ->check(CLI::Range(0, 4096))
-      ->capture_default_str();
-  command
-      .add_option(
-          "--precision", settings.precision,
-          "what the frozen backbone computes in: float32, bfloat16, or auto: bfloat16 where that is measured to "
-          "be faster")
-      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
-      ->capture_default_str();
-}
-
-int thread_count(const RuntimeSettings& settings) {
-  if (settings.threads > 0) return settings.threads;
+int core_count() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-torch::Device start(const RuntimeSettings& settings) {
-#ifdef __GLIBC__
-  // Memory is kept from step to step, rather than handed out by the system anew, page by page.
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-#endif
+}  // namespace
+
+void add_options(CLI::App& command, RuntimeSettings& settings) {
+  command.add_option("--device", settings.device, "auto, cpu, cuda or cuda:N");
+  command.add_option("--threads", settings.threads, "number of threads; 0: all cores")->check(from_to(0, 4096));
+  command
+      .add_option("--precision", settings.precision,
+                  "what the frozen backbone computes in; auto: bfloat16 where it is measured to be faster")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}));
+}
+
+void add_options(CLI::App& command, FeatureSettings& settings) {
+  command.add_option("--cache", settings.cache, "folder that keeps the training crops' features for all runs")
+      ->type_name("DIR");
+  command.add_option("--cache-memory", settings.cache_memory, "GiB of features to keep in memory at most")
+      ->check(CLI::Range(0.0, 1e6));
+  command
+      .add_option("--workers", settings.workers, "threads that decode pictures and read features ahead; 0: --threads")
+      ->check(from_to(0, 4096));
+}
+
+int worker_count(const FeatureSettings& settings, const RuntimeSettings& runtime) {
+  return settings.workers > 0 ? settings.workers : thread_count(runtime);
+}
+
+int thread_count(const RuntimeSettings& settings) {
+  constexpr int kMostPerCore = 4;
+  return settings.threads > 0 ? std::min(settings.threads, kMostPerCore * core_count()) : core_count();
+}
+
+torch::Device start(const RuntimeSettings& settings, std::ostream& err) {
+  const int threads = thread_count(settings);
+  if (settings.threads > threads) {
+    err << "--threads " << settings.threads << " is too many for " << core_count() << " cores: " << threads << " it is"
+        << std::endl;
+  }
   // Debian's LibTorch starts with one thread.
-  at::set_num_threads(thread_count(settings));
-  const auto devices = static_cast<int>(torch::cuda::device_count());
-  if (settings.device == "auto") return devices > 0 ? torch::Device(torch::kCUDA, 0) : torch::Device(torch::kCPU);
-  if (settings.device == "cpu") return torch::kCPU;
-  const bool is_cuda = settings.device == "cuda" || settings.device.rfind("cuda:", 0) == 0;
-  const std::string number = settings.device.size() > 5 ? settings.device.substr(5) : "0";
+  at::set_num_threads(threads);
+  const int devices = static_cast<int>(torch::cuda::device_count());
+  const std::string& name = settings.device;
+  if (name == "cpu" || (name == "auto" && devices == 0)) return torch::kCPU;
+  if (name == "auto") return {torch::kCUDA, 0};
+  const std::string number = name == "cuda" ? "0" : name.rfind("cuda:", 0) == 0 ? name.substr(5) : "";
   const bool is_number = !number.empty() && number.size() < 4 && std::all_of(number.begin(), number.end(), ::isdigit);
-  if (!is_cuda || !is_number || settings.device == "cuda:") {
-    throw std::runtime_error("--device: expected auto, cpu, cuda or cuda:N, got '" + settings.device + "'");
-  }
+  TORCH_CHECK(is_number, "--device: expected auto, cpu, cuda or cuda:N, got '", name, "'");
   const int index = std::stoi(number);
-  if (index >= devices) {
-    throw std::runtime_error("--device: " + settings.device + " is not there: this LibTorch sees " +
-                             std::to_string(devices) + " CUDA devices");
-  }
+  TORCH_CHECK(index < devices, "--device: ", name, " is not there: this LibTorch sees ", devices, " CUDA devices");
   return {torch::kCUDA, static_cast<c10::DeviceIndex>(index)};
 }
 

@@ -10,7 +10,7 @@
 
 namespace smooseg::app {
 
-/// 128 bits of XXH3: tells contents apart and notices damage, but not one who forges contents on purpose.
+/// 128 bits of XXH3: tells contents apart and reveals damage, but is no protection against forgery.
 struct Hash {
   uint64_t high = 0, low = 0;
 

@@ -57,7 +57,7 @@ class Pipeline {
     slot.item.reset();
     ++taken_;
     lock.unlock();
-    room_.notify_one();
+    freed_.notify_one();
     return item;
   }
 
@@ -72,8 +72,8 @@ class Pipeline {
   void work() {
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
-      const auto room = [&] { return begun_ < taken_ + static_cast<int64_t>(slots_.size()); };
-      room_.wait(lock, [&] { return stopped_ || begun_ == count_ || room(); });
+      const auto has_free_slot = [&] { return begun_ < taken_ + static_cast<int64_t>(slots_.size()); };
+      freed_.wait(lock, [&] { return stopped_ || begun_ == count_ || has_free_slot(); });
       if (stopped_ || begun_ == count_) return;
       const int64_t i = begun_++;
       lock.unlock();
@@ -87,7 +87,7 @@ class Pipeline {
       if (made.error) stopped_ = true;  // items before this one are being made: they, and it, are still handed out
       slot_of(i) = std::move(made);
       made_.notify_one();
-      if (begun_ == count_ || stopped_) room_.notify_all();
+      if (begun_ == count_ || stopped_) freed_.notify_all();
     }
   }
 
@@ -96,14 +96,14 @@ class Pipeline {
       const std::lock_guard<std::mutex> lock(mutex_);
       stopped_ = true;
     }
-    room_.notify_all();
+    freed_.notify_all();
     for (std::thread& thread : threads_) thread.join();
   }
 
   const int64_t count_;
   const std::function<Item(int64_t)> make_;
   std::mutex mutex_;
-  std::condition_variable made_, room_;
+  std::condition_variable made_, freed_;
   std::vector<Slot> slots_;  // item i in slot i mod size, from its making until it is taken
   int64_t begun_ = 0, taken_ = 0;
   bool stopped_ = false;

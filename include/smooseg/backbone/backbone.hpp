@@ -1,20 +1,31 @@
 #pragma once
 
+#include <ATen/core/Generator.h>
 #include <torch/nn/module.h>
 #include <torch/types.h>
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::backbone {
 
-/// Mean and standard deviation of ImageNet's RGB channels, for pixels in [0,1]; what every backbone here is fed with.
+/// Mean and standard deviation of ImageNet's RGB channels, for pixels in [0,1]. Every backbone here takes images
+/// normalised with them.
 inline constexpr std::array<double, 3> kImageNetMean{0.485, 0.456, 0.406};
 inline constexpr std::array<double, 3> kImageNetStd{0.229, 0.224, 0.225};
+
+/// Images one after another, each call the next, as `Backbone::features` takes them.
+using ImageStream = std::function<Tensor()>;
+
+/// Opens a stream of the images of these numbers, in their order, so that they can be read ahead.
+using ImageSource = std::function<ImageStream(const std::vector<int64_t>& numbers)>;
 
 /// A frozen feature extractor: pictures in, one feature vector per patch out. Implementations are LibTorch modules, so
 /// that their state (weights, or the statistics of `Texture`) is saved, loaded and moved between devices as usual.
@@ -26,6 +37,18 @@ class Backbone : public torch::nn::Module {
   /// @return (B,C,H/p,W/p) with C = `channels()` and p = `patch_size()`.
   /// @throws c10::Error for other shapes or dtypes.
   virtual Tensor features(const Tensor& images) = 0;
+
+  /// Learns from training images what this backbone has in place of weights; nothing by default. Those that come with
+  /// weights or need none have nothing to learn.
+  /// @param images opened once at most, with numbers from 0 to count - 1.
+  /// @param count number of images there are.
+  /// @param generator source of randomness (CPU); the default one where none is given. With the same one and the same
+  ///   images, the result is the same.
+  /// @return how well what was learnt fits the images, by the backbone's own measure; 0 where it learns nothing.
+  virtual double fit(const ImageSource& /*images*/, int64_t /*count*/,
+                     const std::optional<at::Generator>& /*generator*/) {
+    return 0;
+  }
 
   /// Side of a patch in pixels.
   virtual int64_t patch_size() const = 0;

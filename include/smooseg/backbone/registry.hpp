@@ -15,11 +15,11 @@
 #include "smooseg/backbone/resnet.hpp"
 #include "smooseg/backbone/texture.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
+#include "smooseg/smoothness.hpp"
 
 namespace smooseg::backbone {
 
-/// The file that a backbone's published weights are in. What its publisher and others who have hashed it do not tell is
-/// left empty.
+/// The file that a backbone's published weights are in. What is not known of it is left empty.
 struct PretrainedWeights {
   std::string file;     ///< its official name; empty: the backbone needs none
   std::string path;     ///< where it lies below `kWeightsUrl`
@@ -31,31 +31,46 @@ struct PretrainedWeights {
 /// Where all files of `PretrainedWeights` are published.
 inline constexpr auto kWeightsUrl = "https://dl.fbaipublicfiles.com";
 
-/// What is known of a backbone before it is made.
+/// What may be chosen of a backbone that is made by name; each looks at what concerns it.
+struct BackboneOptions {
+  /* implicit */ BackboneOptions(FeatureKind features = FeatureKind::kTokens) : features_(features) {}
+
+  /// Which features a transformer gives; a backbone without attention has no keys. Default: tokens
+  TORCH_ARG(FeatureKind, features);
+
+  TORCH_ARG(TextureOptions, texture);
+};
+
+/// What is known of a backbone before it is made. Where `weights.file` is empty, it needs no weights: it learns in
+/// `Backbone::fit` what it needs.
 struct RegistryEntry {
   std::string name;
   int64_t patch_size;  ///< pixels
   int64_t channels;    ///< of the features
   PretrainedWeights weights;
   bool has_keys;  ///< whether there is attention, and so `FeatureKind::kKeys`
-  std::function<std::shared_ptr<Backbone>(FeatureKind)> make;
+  std::function<std::shared_ptr<Backbone>(const BackboneOptions&)> make;
+  /// Thresholds of Eq. 4 to begin with: the published ones, or those that suit features of another kind.
+  double within_threshold = SmoothnessOptions().within_threshold();
+  double across_threshold = SmoothnessOptions().across_threshold();
 };
 
 /// All backbones that `make` knows.
 inline const std::vector<RegistryEntry>& registry() {
   using Options = VisionTransformerOptions;
   const auto transformer = [](const std::string& name, const Options& options, const PretrainedWeights& weights) {
-    return RegistryEntry{name, options.patch_size(), options.embed_dim(), weights, true, [=](FeatureKind kind) {
-                           auto chosen = options;
-                           return std::make_shared<VisionTransformerImpl>(chosen.features(kind));
-                         }};
+    return RegistryEntry{
+        name, options.patch_size(), options.embed_dim(), weights, true, [=](const BackboneOptions& chosen) {
+          auto all = options;
+          return std::make_shared<VisionTransformerImpl>(all.features(chosen.features()));
+        }};
   };
   const auto without_keys = [](const std::string& name, int64_t patch_size, int64_t channels,
                                const PretrainedWeights& weights, const auto& make) {
-    return RegistryEntry{name, patch_size, channels, weights, false, [=](FeatureKind kind) {
-                           TORCH_CHECK(kind == FeatureKind::kTokens, "backbone: ", name,
+    return RegistryEntry{name, patch_size, channels, weights, false, [=](const BackboneOptions& chosen) {
+                           TORCH_CHECK(chosen.features() == FeatureKind::kTokens, "backbone: ", name,
                                        " has no keys; expected FeatureKind::kTokens");
-                           return make();
+                           return make(chosen);
                          }};
   };
   // DINO's file FILE.pth lies in a folder of its own name.
@@ -75,7 +90,16 @@ inline const std::vector<RegistryEntry>& registry() {
   };
   const auto resnet50 = [&](const std::string& name, const PretrainedWeights& weights) {
     return without_keys(name, 32, 2048, weights,
-                        [] { return std::make_shared<ResNetImpl>(ResNetOptions::resnet50()); });
+                        [](const BackboneOptions&) { return std::make_shared<ResNetImpl>(ResNetOptions::resnet50()); });
+  };
+  const auto texture = [&] {
+    auto entry = without_keys("texture", 8, TextureOptions().textons(), {}, [](const BackboneOptions& chosen) {
+      return std::make_shared<TextureImpl>(chosen.texture());
+    });
+    // Its cosines are those of non-negative vectors, hence higher than those of DINO's features.
+    entry.within_threshold = 0.2;
+    entry.across_threshold = 0.7;
+    return entry;
   };
   static const std::vector<RegistryEntry> entries{
       dino("dino_vits8", Options::dino_vits8(), "dino_deitsmall8_pretrain"),
@@ -102,7 +126,7 @@ inline const std::vector<RegistryEntry>& registry() {
       resnet50("mocov2_resnet50",
                {"moco_v2_800ep_pretrain.pth.tar", "moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar",
                 "CC-BY-NC-4.0", 0, ""}),
-      without_keys("texture", 8, TextureOptions().textons(), {}, [] { return std::make_shared<TextureImpl>(); }),
+      texture(),
   };
   return entries;
 }
@@ -118,12 +142,11 @@ inline const RegistryEntry& find(const std::string& name) {
   TORCH_CHECK(false, "backbone: expected one of ", known, ", got '", name, "'");
 }
 
-/// Makes the backbone of this name: a network with random weights, to be loaded with `io::load`; a `Texture` that
-/// is not yet fitted.
-/// @param kind which features a transformer gives; a backbone without attention has no keys.
+/// Makes the backbone of this name: a network with random weights, to be loaded with `io::load`, or one that is not yet
+/// fitted.
 /// @throws c10::Error for an unknown name, and for features that the backbone does not have.
-inline std::shared_ptr<Backbone> make(const std::string& name, FeatureKind kind = FeatureKind::kTokens) {
-  return find(name).make(kind);
+inline std::shared_ptr<Backbone> make(const std::string& name, const BackboneOptions& options = {}) {
+  return find(name).make(options);
 }
 
 }  // namespace smooseg::backbone

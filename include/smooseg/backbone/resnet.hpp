@@ -1,8 +1,8 @@
 #pragma once
 
 // The residual network with bottlenecks (He et al., 2016; ResNet-50 and deeper) without pool and classifier, as MoCo v2
-// (Chen et al., 2020) and DINO (Caron et al., 2021) trained it: a frozen extractor of features, one vector for each 32
-// x 32 pixels. Parameters bear torchvision's names.
+// (Chen et al., 2020) and DINO (Caron et al., 2021) trained it: a frozen extractor of features, one vector for each
+// 32 x 32 pixels. Parameters have torchvision's names.
 
 #include <ATen/Functions.h>
 #include <c10/util/Exception.h>
@@ -152,7 +152,7 @@ class ResNetImpl : public CloneableBackbone<ResNetImpl> {
     constexpr auto kFunction = "ResNet::features";
     check_images(images, kFunction);
     detail::check_same_device(images, conv1_->weight, kFunction, "images", "the weights");
-    // Channels beside each other are what the CPU's convolutions work on.
+    // The CPU's convolutions work on channels that lie beside each other.
     Tensor x = images.to(conv1_->weight.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
     x = at::max_pool2d(bn1_->of(conv1_, x).relu_(), 3, 2, 1);
     for (Bottleneck& block : blocks_) x = block(x);

@@ -78,7 +78,7 @@ struct TextureOptions {
 ///     texture->fit([&](int64_t i) { return load_picture(i); }, count);
 ///     Tensor features = texture->features(images);
 ///
-/// The state are the buffers `mean` (54), `deviation` (54) and `textons` (K,56), all zeros before `fit` or a load. They
+/// Its state is in the buffers `mean` (54), `deviation` (54) and `textons` (K,56), all zeros before `fit` or a load. They
 /// determine the dtype and device of the results; images are converted.
 class TextureImpl : public CloneableBackbone<TextureImpl> {
  public:
@@ -128,33 +128,36 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
 
   /// Finds the statistics and textons of training pictures. Of more than `kFitPictures`, a random choice is looked at,
   /// and of all patches at most `kFitPatches` are kept, so that memory is bounded.
-  /// @param picture gives number i of the pictures, 0 to count - 1, as `features` takes them: (B,3,H,W).
-  /// @param count number of pictures, at least 1.
-  /// @param generator source of randomness (CPU); the default one where none is given. With the same one and the same
-  ///   pictures, the result is the same.
-  /// @param announce called once before the first picture, with the numbers of all that will be asked for, in their
-  ///   order, so that they can be read ahead.
   /// @return mean cosine of patches and their nearest textons.
   /// @throws c10::Error for pictures that `features` would not take, and for fewer patches than textons.
-  double fit(const std::function<Tensor(int64_t)>& picture, int64_t count, std::optional<at::Generator> generator = {},
-             const std::function<void(const std::vector<int64_t>&)>& announce = {}) {
+  double fit(const ImageSource& images, int64_t count, const std::optional<at::Generator>& generator) override {
     constexpr auto kFunction = "Texture::fit";
     TORCH_CHECK(count >= 1, kFunction, ": expected at least 1 picture, got ", count);
     const torch::NoGradGuard no_grad;
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const Tensor order = random_order(count, generator).narrow(0, 0, std::min(count, kFitPictures));
-    if (announce) announce({order.data_ptr<int64_t>(), order.data_ptr<int64_t>() + order.numel()});
-    const Tensor patches = sample(picture, order, generator, kFunction);
+    const ImageStream next_image = images({order.data_ptr<int64_t>(), order.data_ptr<int64_t>() + order.numel()});
+    const Tensor patches = sample(next_image, order.numel(), generator, kFunction);
     TORCH_CHECK(patches.size(0) >= options.textons(), kFunction, ": expected at least as many patches as textons, ",
                 options.textons(), ", got ", patches.size(0), " from ", count, " pictures");
     const Tensor found = patches.narrow(1, 0, kStatistics);
     mean.copy_(found.mean(0));
-    // Where pictures are grey or plain, what rounding leaves is not to be blown up.
+    // The bound keeps rounding errors of grey or plain pictures from being blown up.
     deviation.copy_(found.std(0).clamp_min(0.01));
     baselines::KMeans kmeans(options.textons(), generator);
     const double similarity = kmeans.fit(described(patches));
     textons.copy_(kmeans.centers());
     return similarity;
+  }
+
+  /// The same for pictures that are read as they are asked for.
+  /// @param picture gives number i of the pictures, 0 to count - 1, as `features` takes them: (B,3,H,W).
+  double fit(const std::function<Tensor(int64_t)>& picture, int64_t count,
+             const std::optional<at::Generator>& generator = {}) {
+    const ImageSource images = [&](const std::vector<int64_t>& numbers) {
+      return [&picture, numbers, next = std::size_t{0}]() mutable { return picture(numbers.at(next++)); };
+    };
+    return fit(images, count, generator);
   }
 
   int64_t patch_size() const override { return kPatch; }
@@ -183,7 +186,7 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
   /// Pixels that are worked on at a time, few enough to stay in cache.
   static constexpr int64_t kPixelsAtATime = int64_t{1} << 16;
 
-  /// Least rows of patches worked on at a time, lest margins cost too much.
+  /// Least rows of patches worked on at a time: with fewer, the margins would cost too much.
   static constexpr int64_t kLeastRows = 8;
 
   /// Patches compared with the textons at a time.
@@ -193,16 +196,16 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     return at::randperm(count, smooseg::detail::torch_generator(generator), torch::kInt64);
   }
 
-  /// The statistics of patches drawn from some pictures, with their positions: (N,56), N up to kFitPatches.
-  Tensor sample(const std::function<Tensor(int64_t)>& picture, const Tensor& pictures,
-                const std::optional<at::Generator>& generator, const char* function) const {
+  /// The statistics of patches drawn from `count` pictures, with their positions: (N,56), N up to kFitPatches.
+  Tensor sample(const ImageStream& next_image, int64_t count, const std::optional<at::Generator>& generator,
+                const char* function) const {
     std::vector<Tensor> kept;
     int64_t wanted = kFitPatches;
-    for (int64_t i = 0; i < pictures.size(0); ++i) {
-      const Tensor images = picture(pictures[i].item<int64_t>());
+    for (int64_t i = 0; i < count; ++i) {
+      const Tensor images = next_image();
       check_images(images, function);
       const Tensor all = with_position(statistics(images.to(textons.device()))).movedim(1, -1).flatten(0, 2);
-      const int64_t share = std::min(all.size(0), wanted / (pictures.size(0) - i));
+      const int64_t share = std::min(all.size(0), wanted / (count - i));
       kept.push_back(all.index_select(0, random_order(all.size(0), generator).narrow(0, 0, share).to(all.device())));
       wanted -= share;
     }
@@ -232,8 +235,7 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
   /// Step 4 for patches of one or more images: (B,56,P) -> (B,K,P).
   Tensor resemblance(const Tensor& patches) const {
     const Tensor x = described(patches);
-    const Tensor length = x.norm(2, {1}, /*keepdim=*/true).clamp_min_(1e-10);
-    const Tensor cosines = at::matmul(textons.to(x.scalar_type()), x).div_(length);
+    const Tensor cosines = at::matmul(textons.to(x.scalar_type()), x).div_(baselines::KMeans::norm(x));
     return cosines.mul_(options.sharpness()).softmax(1).sqrt_();
   }
 

@@ -1,7 +1,7 @@
 #pragma once
 
 // The vision transformer (Dosovitskiy et al., 2021) as DINO (Caron et al., 2021) and DINOv2 (Oquab et al., 2023; with
-// registers Darcet et al., 2023) use it: a frozen extractor of patch features. Parameters bear the names of DINO's and
+// registers Darcet et al., 2023) use it: a frozen extractor of patch features. Parameters have the names of DINO's and
 // DINOv2's own state dicts.
 
 #include <ATen/Functions.h>
@@ -71,7 +71,7 @@ struct VisionTransformerOptions {
   /// Default: 224
   TORCH_ARG(int64_t, image_size) = 224;
 
-  /// Tokens beside the class token that belong to no patch. Default: 0
+  /// Number of tokens, besides the class token, that belong to no patch. Default: 0
   TORCH_ARG(int64_t, register_tokens) = 0;
 
   /// Whether a learned factor per channel scales what each half of a block adds. Default: false
@@ -143,7 +143,8 @@ class FeedForwardImpl : public torch::nn::Module {
  public:
   explicit FeedForwardImpl(const VisionTransformerOptions& options) : swiglu_(options.swiglu()) {
     const int64_t channels = options.embed_dim();
-    // A gate costs a third product: two thirds of the width keep the number of parameters, rounded up to eights.
+    // A gate costs a third product, so two thirds of the width, rounded up to a multiple of 8, keep the number of
+    // parameters.
     const int64_t hidden = swiglu_ ? (4 * channels * 2 / 3 + 7) / 8 * 8 : 4 * channels;
     in_ = register_module(swiglu_ ? "w12" : "fc1", torch::nn::Linear(channels, swiglu_ ? 2 * hidden : hidden));
     out_ = register_module(swiglu_ ? "w3" : "fc2", torch::nn::Linear(hidden, channels));
@@ -352,7 +353,8 @@ class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
     return x;
   }
 
-  /// What enters the first block: the class token and the patches with their positions, registers without.
+  /// What enters the first block: the class token and the patches with their positions, and the registers, which have
+  /// none.
   Tensor embed(const Tensor& images) {
     const Tensor patches = projection_(images.to(projection_->weight.scalar_type()));
     const Tensor positions = position_embeddings(patches.size(2), patches.size(3));

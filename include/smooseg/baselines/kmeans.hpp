@@ -15,6 +15,7 @@
 #include <optional>
 #include <utility>
 
+#include "smooseg/closeness.hpp"
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
@@ -116,6 +117,11 @@ class KMeans {
   /// @throws c10::Error as `similarities`.
   Tensor assign(const Tensor& features) const { return similarities(features).argmax(1); }
 
+  /// What vectors are divided by to become unit vectors: their lengths, or a little where these are 0.
+  /// @param x (B,C,...), floating.
+  /// @return (B,1,...).
+  static Tensor norm(const Tensor& x) { return x.norm(2, {1}, /*keepdim=*/true).clamp_min(ClosenessOptions().eps()); }
+
   KMeansOptions options;
 
  private:
@@ -123,8 +129,6 @@ class KMeans {
 
   /// Similarities held at a time.
   static constexpr int64_t kMaxSimilarities = int64_t{1} << 22;
-
-  static Tensor norm(const Tensor& x) { return x.norm(2, {1}, /*keepdim=*/true).clamp_min(1e-10); }
 
   void check_features(const Tensor& features, const char* function) const {
     detail::check_floating(features, function, "features");

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "data/dataset.hpp"
 #include "settings/crf.hpp"
@@ -18,11 +19,17 @@ struct ScoreOptions {
   int64_t resolution = 320;  ///< shorter side, and side of the centre crop
   int64_t batch = 8;         ///< pictures at a time
   int64_t limit = 0;         ///< pictures in all; 0: every one
-  int threads = 1;           ///< for decoding and the CRF
-  CrfSettings crf;           ///< applied to what the model says, if `use`
+  int threads = 1;           ///< that decode pictures and compute the CRF
+  CrfSettings crf;           ///< applied to the model's logits, if `use`
 };
 
-/// Some pictures of a data set as the model sees them.
+/// How many pictures are scored.
+int64_t picture_count(const Dataset& dataset, const ScoreOptions& options);
+
+/// A sample's name as that of a file in one folder: '_' in the place of '/'.
+std::string flat_name(const Sample& sample);
+
+/// A batch of pictures of a data set as the model sees them.
 struct LabelledBatch {
   Tensor images;  ///< (B,3,R,R) float32, normalised, on the device
   Tensor labels;  ///< (B,R,R) int64, -1 where ignored
@@ -33,7 +40,7 @@ struct LabelledBatch {
 void for_each_batch(const Dataset& dataset, torch::Device device, const ScoreOptions& options,
                     const std::function<void(int64_t first, const LabelledBatch&)>& f);
 
-/// A model's labels of some pictures, (B,R,R) int64. The model is in evaluation mode.
+/// A model's labels of a batch, (B,R,R) int64. The model is in evaluation mode.
 Tensor labels_of(SegmenterImpl& segmenter, const LabelledBatch& batch, const ScoreOptions& options);
 
 /// Counts a model's labels of a labelled data set. The model is in evaluation mode.

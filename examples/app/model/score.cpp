@@ -1,28 +1,37 @@
-#include "commands/score.hpp"
+#include "model/score.hpp"
 
 #include <algorithm>
 #include <vector>
 
-#include "data/loader.hpp"
 #include "data/transforms.hpp"
+#include "smooseg/detail/parallel.hpp"
 
 namespace smooseg::app {
 
+int64_t picture_count(const Dataset& dataset, const ScoreOptions& options) {
+  const auto all = static_cast<int64_t>(dataset.samples.size());
+  return options.limit > 0 ? std::min(options.limit, all) : all;
+}
+
+std::string flat_name(const Sample& sample) {
+  std::string name = sample.name;
+  std::replace(name.begin(), name.end(), '/', '_');
+  return name;
+}
+
 void for_each_batch(const Dataset& dataset, torch::Device device, const ScoreOptions& options,
                     const std::function<void(int64_t, const LabelledBatch&)>& f) {
-  const auto all = static_cast<int64_t>(dataset.samples.size());
-  const int64_t count = options.limit > 0 ? std::min(options.limit, all) : all;
-  const int64_t side = options.resolution;
-  const auto crop = [&](const Tensor& t) { return center_crop(resize_shorter(t, side), side, side).contiguous(); };
+  const int64_t count = picture_count(dataset, options);
   for (int64_t first = 0; first < count; first += options.batch) {
     const auto size = static_cast<std::size_t>(std::min(options.batch, count - first));
     std::vector<Tensor> images(size), labels(size), pixels(size);
-    parallel_for(static_cast<int64_t>(size), options.threads, [&](int64_t i) {
+    smooseg::detail::parallel_for(static_cast<int64_t>(size), options.threads, [&](int64_t i) {
       const auto at = static_cast<std::size_t>(i);
-      const LabelledImage sample = load_sample(dataset.samples[static_cast<std::size_t>(first) + at], dataset.classes);
-      pixels[at] = crop(sample.image);
-      images[at] = normalize(pixels[at]);
-      labels[at] = crop(*sample.label);
+      const Sample& sample = dataset.samples[static_cast<std::size_t>(first) + at];
+      const LabelledImage loaded = load_sample(sample, dataset.classes, {options.resolution, /*square=*/true});
+      pixels[at] = loaded.pixels;
+      images[at] = normalize(loaded.pixels);
+      labels[at] = *loaded.label;
     });
     f(first, {torch::stack(images).to(device), torch::stack(labels).to(device), torch::stack(pixels)});
   }

@@ -8,13 +8,11 @@
 #include <vector>
 
 #include "data/dataset.hpp"
-#include "smooseg/detail/parallel.hpp"
+#include "data/transforms.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "support/hash.hpp"
 
 namespace smooseg::app {
-
-using smooseg::detail::parallel_for;
 
 /// Every training crop of a data set: each picture's shorter side resized to `resolution` (nearest) and its centre
 /// cropped to a square, or that of each of its five crops.
@@ -28,15 +26,11 @@ class Crops {
 
   /// Which picture a crop is of, and how many crops each picture has.
   int64_t picture_of(int64_t crop) const { return crop / per_picture(); }
-  int64_t per_picture() const { return five_ ? 5 : 1; }
+  int64_t per_picture() const { return five_ ? Transform::kFive : 1; }
 
-  /// @return (3,R,R) float32, normalised.
+  /// Crops in a row that are of one picture take one pass through its file. Uses the calling thread alone.
+  /// @return (B,3,R,R) float32, normalised.
   /// @throws std::runtime_error beginning with the picture's path where it cannot be read or has no such crop.
-  Tensor image(int64_t crop) const;
-
-  /// @return (B,3,R,R) float32, normalised. A picture that several crops in a row are of is decoded once. Uses the
-  /// calling
-  ///   thread alone.
   Tensor images(const std::vector<int64_t>& crops) const;
 
   /// The contents of each picture's file. @throws std::runtime_error naming a file that cannot be read.

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
+namespace smooseg::app {
+
+/// Makes the folder that `--out` names, and those above it, where they are not there yet.
+/// @throws std::runtime_error naming the folder where it cannot be made.
+inline void make_output_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (std::filesystem::is_directory(folder)) return;
+  throw std::runtime_error("--out: cannot create the folder " + folder.string() + ": " + error.message());
+}
+
+}  // namespace smooseg::app

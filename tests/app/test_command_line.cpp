@@ -1,0 +1,143 @@
+// The command line: TOML files, help texts, and arguments that are refused.
+
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "app/program.hpp"
+#include "settings/model.hpp"
+#include "settings/runtime.hpp"
+#include "smooseg/version.hpp"
+
+namespace fs = std::filesystem;
+using namespace smooseg::app;
+using smooseg::Tensor;
+
+TEST_CASE("options from TOML", "[command line]") {
+  const TempDir dir;
+  const std::string config = (dir.path / "run.toml").string();
+  const auto settings_with = [&](const std::vector<std::string>& more) {
+    check_runs(train_arguments(dir.path / "model") + Words{"--overwrite", "--config", config} + more);
+    return settings_of(dir.path / "model" / "last.safetensors");
+  };
+  write_text(config,
+             "# a comment\n[train]\ntemperature = 0.2\ncrops = \"five\"\nmomentum = 0.9\nacross-threshold = "
+             "0.25\n[evaluate]\nflip = true\n");
+  CHECK(settings_with({}).at("temperature") == "0.2");
+  const auto settings = settings_with({"--temperature", "0.3"});
+  CHECK(settings.at("temperature") == "0.3");
+  CHECK(settings.at("momentum") == "0.9");
+  CHECK(settings.at("crops") == "five");
+  CHECK(settings.at("across-threshold") == "0.25");
+
+  const auto refused = [&](const std::string& text, const std::string& error) {
+    write_text(config, text);
+    check_fails(train_arguments(dir.path / "model") + Words{"--config=" + config}, error, 2);
+  };
+  refused("[train]\ntemprature = 0.2\n", "run.toml: unknown key 'temprature' in [train]; known keys: ");
+  refused("[trian]\nmomentum = 0.2\n", "run.toml: unknown section [trian]");
+  refused("[train]\nmomentum = [0.2, 0.3]\n", "run.toml: expected one value for 'momentum' in [train], found 2");
+  refused("momentum = 0.2\n", "run.toml: 'momentum' is in no section");
+  refused("[train]\ntemperature = \"hot\"\n", "--temperature");
+  refused("[train]\ncentering = \"column\"\n", "--centering");
+  check_fails({"train", "--config", (dir.path / "none.toml").string()}, "none.toml: cannot read", 2);
+}
+
+TEST_CASE("every shipped configuration is understood", "[command line]") {
+  int count = 0;
+  for (const auto& entry : fs::directory_iterator(data_path("../../examples/configs"))) {
+    INFO(entry.path().string());
+    check_fails({"train", "--config", entry.path().string(), "--data", "/nonexistent", "--out", "/nonexistent"},
+                "/nonexistent: expected a folder of pictures, found nothing");
+    ++count;
+  }
+  CHECK(count >= 3);
+}
+
+TEST_CASE("help names every option and its default", "[command line]") {
+  for (const char* command : {"train", "evaluate", "segment", "prepare", "weights", "convert", "doctor"}) {
+    const Outcome o = run_program({command, "--help"});
+    CHECK(o.status == 0);
+    CHECK(o.out.find("--") != std::string::npos);
+  }
+  const std::string help = run_program({"train", "--help"}).out;
+  for (const auto& [name, value] : values_of(ModelSettings())) CHECK(help.find("--" + name) != std::string::npos);
+  CHECK(help.find("--within-threshold") != std::string::npos);
+  CHECK(help.find("0.998") != std::string::npos);
+  CHECK(run_program({"--help"}).out.find("segment") != std::string::npos);
+  CHECK(run_program({"--version"}).out == std::string(SMOOSEG_VERSION) + "\n");
+}
+
+TEST_CASE("settings survive the model file to the last digit", "[command line]") {
+  ModelSettings settings;
+  settings.temperature = 0.1 + 0.2;
+  settings.within_threshold = -1.0 / 3;  // the other stays unset
+  settings.seed = ~uint64_t{0};
+  settings.centering = "none";
+  const ModelSettings back = settings_from(values_of(settings), "test");
+  CHECK(back.temperature == settings.temperature);
+  CHECK(back.within_threshold == settings.within_threshold);
+  CHECK_FALSE(back.across_threshold);
+  CHECK(back.seed == settings.seed);
+  CHECK(back.centering == "none");
+  CHECK_ERROR(settings_from({{"unheard-of", "1"}}, "FILE"), "FILE: its settings do not fit");
+}
+
+TEST_CASE("doctor", "[command line]") {
+  const Outcome o = run_program({"doctor", "--device", "cpu"});
+  CHECK(o.status == 0);
+  for (const char* word : {"LibTorch", "BLAS", "threads", "GFLOP/s", "CUDA devices"})
+    CHECK(o.out.find(word) != std::string::npos);
+}
+
+TEST_CASE("bad arguments", "[command line][bad input]") {
+  const TempDir dir;
+  const auto train = train_arguments(dir.path / "out");
+  check_fails({}, "A subcommand is required", 2);
+  check_fails({"trian"}, "unknown command 'trian'", 2);
+  check_fails(train + Words{"--momentun", "1"}, "--momentun", 2);
+  check_fails(train + Words{"--iterations", "0"}, "--iterations", 2);
+  check_fails(train + Words{"--backbone", "resnext"}, "--backbone", 2);
+  check_fails({"train", "--data", "x"}, "--out is required", 2);
+  check_fails(train + Words{"--batch", "1"}, "--batch: expected at least 2");
+  check_fails(train + Words{"--classes", "1"}, "--classes: expected 2 to 255, got 1");
+  check_fails(train + Words{"--resolution", "60"},
+              "--resolution: expected a multiple of the backbone's patch of 8 pixels, got 60");
+  check_fails(train + Words{"--device", "gpu"}, "--device: expected auto, cpu, cuda or cuda:N, got 'gpu'");
+  check_fails(train + Words{"--device", "cuda:77"}, "--device: cuda:77 is not there");
+  check_fails(train + Words{"--features", "keys"}, "--features: the backbone 'texture' has no keys");
+  check_fails(train + Words{"--weights", "x.pth"}, "--weights: the backbone 'texture' has none");
+}
+
+TEST_CASE("numbers that are none, or too large, are refused by the option's name", "[command line][bad input]") {
+  const TempDir dir;
+  const std::string config = (dir.path / "run.toml").string();
+  for (const char* option :
+       {"--projector-rate", "--temperature", "--dropout", "--within-threshold", "--cache-memory"}) {
+    for (const char* value : {"nan", "inf", "-inf", "1e300", "1e-300"}) {
+      INFO(option << "=" << value);
+      check_fails({"train", "--data", "x", "--out", "y", std::string(option) + "=" + value}, std::string(option) + ": ",
+                  2);
+    }
+  }
+  check_fails({"evaluate", "--model", "x", "--data", "y", "--crf-scale", "nan"}, "--crf-scale: ", 2);
+  check_fails({"train", "--data", "x", "--out", "y", "--embed-dim", "99999999999999999999"}, "--embed-dim: ", 2);
+  write_text(config, "[train]\ntemperature = nan\n");
+  check_fails({"train", "--data", "x", "--out", "y", "--config", config}, "--temperature: ", 2);
+}
+
+TEST_CASE("threads far above the cores are capped with a word", "[command line]") {
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  RuntimeSettings settings;
+  settings.threads = cores;
+  CHECK(thread_count(settings) == cores);
+  settings.threads = 4096;
+  CHECK(thread_count(settings) <= 4 * cores);
+  const Outcome o = check_runs({"doctor", "--device", "cpu", "--threads", "4096"});
+  CHECK(o.err.find("--threads 4096 is too many for ") != std::string::npos);
+  CHECK(run_program({"train", "--data", "x", "--out", "y", "--threads", "1"}).err.find("too many") ==
+        std::string::npos);
+}

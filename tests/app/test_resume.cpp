@@ -1,0 +1,152 @@
+// `smooseg train` that is stopped, goes on, or finds a model in its folder.
+
+#include <spawn.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "app/program.hpp"
+#include "data/image_file.hpp"
+#include "support/stop_signal.hpp"
+
+namespace fs = std::filesystem;
+using namespace smooseg::app;
+using smooseg::Tensor;
+
+TEST_CASE("a run stopped and resumed ends as one that never was", "[resume]") {
+  const TempDir dir;
+  const std::vector<std::string> seven{"--iterations", "7"}, three{"--iterations", "3"}, resume{"--resume"};
+  check_runs(train_arguments(dir.path / "whole") + seven);
+  check_runs(train_arguments(dir.path / "parts") + three);
+  check_runs(train_arguments(dir.path / "parts") + seven + resume);
+  check_same_tensors(dir.path / "whole" / "last.safetensors", dir.path / "parts" / "last.safetensors");
+
+  check_fails(train_arguments(dir.path / "parts") + seven + resume + Words{"--momentum", "0.5"},
+              "last.safetensors: cannot resume with other settings: --momentum was 0.998, got 0.5");
+  check_fails(train_arguments(dir.path / "parts") + three + resume, "has 7 steps already, more than --iterations 3");
+}
+
+TEST_CASE("--resume without a checkpoint begins anew", "[resume]") {
+  const TempDir dir;
+  check_runs(train_arguments(dir.path / "plain"));
+  const Outcome o = check_runs(train_arguments(dir.path / "out") + Words{"--resume"});
+  CHECK(o.err.find("--resume: no checkpoint in " + (dir.path / "out").string() + " yet") != std::string::npos);
+  check_same_tensors(dir.path / "out" / "last.safetensors", dir.path / "plain" / "last.safetensors");
+}
+
+TEST_CASE("a model in the folder is not lost unasked", "[resume][bad input]") {
+  const TempDir dir;
+  const fs::path best = dir.path / "best.safetensors", last = dir.path / "last.safetensors";
+  check_runs(train_arguments(dir.path));
+  const std::string before = text_of(best);
+  check_fails(train_arguments(dir.path), "--out: there is a model already, " + best.string());
+  CHECK(text_of(best) == before);
+  fs::remove(best);
+  check_fails(train_arguments(dir.path), "--out: there is a model already, " + last.string());
+  check_fails(train_arguments(dir.path) + Words{"--overwrite", "--resume"}, "--resume excludes --overwrite", 2);
+
+  check_runs(train_arguments(dir.path) + Words{"--overwrite", "--seed", "1"});
+  CHECK(settings_of(best).at("seed") == "1");
+  fs::remove(last);  // a model alone, without the checkpoint that it could go on from
+  check_fails(train_arguments(dir.path) + Words{"--resume"}, "--out: there is a model already, " + best.string());
+}
+
+TEST_CASE("the first signal is noted, the next one ends the process", "[resume]") {
+  const auto handler_of = [](int signal) {
+    struct sigaction action {};
+    sigaction(signal, nullptr, &action);
+    return action.sa_handler;
+  };
+  const auto ignored = std::signal(SIGHUP, SIG_IGN);
+  {
+    const StopSignal stop;
+    CHECK(stop.received() == 0);
+    CHECK(handler_of(SIGINT) != SIG_DFL);
+    CHECK(handler_of(SIGHUP) == SIG_IGN);  // nohup
+    std::raise(SIGTERM);
+    CHECK(stop.received() == SIGTERM);
+    CHECK(handler_of(SIGINT) == SIG_DFL);
+    CHECK(handler_of(SIGTERM) == SIG_DFL);
+    CHECK(handler_of(SIGHUP) == SIG_IGN);
+  }
+  std::signal(SIGHUP, ignored);
+  CHECK(StopSignal().received() == 0);
+}
+
+TEST_CASE("a signal stops a training after its step, with a checkpoint", "[resume]") {
+  const auto [signal, status] = GENERATE(table<int, int>({{SIGINT, 130}, {SIGTERM, 143}, {SIGHUP, 129}}));
+  CAPTURE(signal);
+  const TempDir dir;
+  const fs::path out = dir.path / "stopped", log = out / "log.jsonl", last = out / "last.safetensors";
+  Words words = train_arguments(out) + Words{"--iterations", "1000000", "--log-every", "1"};
+  words.insert(words.begin(), SMOOSEG_PROGRAM);
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  pid_t child = 0;
+  REQUIRE(::posix_spawn(&child, SMOOSEG_PROGRAM, nullptr, nullptr, argv.data(), environ) == 0);
+  for (int i = 0; i < 6000 && text_of(log).empty(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  ::kill(child, signal);
+  int ended = 0;
+  REQUIRE(::waitpid(child, &ended, 0) == child);
+  REQUIRE(WIFEXITED(ended));
+  CHECK(WEXITSTATUS(ended) == status);
+  const int64_t step = std::stoll(smooseg::io::read_safetensors_metadata(last.string()).at("step"));
+  CHECK(step >= 1);
+  CHECK_FALSE(fs::exists(out / "best.safetensors"));
+
+  if (signal != SIGTERM) return;
+  const Words more{"--iterations", std::to_string(step + 2)};
+  check_runs(train_arguments(out) + more + Words{"--resume"});
+  check_runs(train_arguments(dir.path / "whole") + more);
+  check_same_tensors(last, dir.path / "whole" / "last.safetensors");
+}
+
+TEST_CASE("a run does not go on with other pictures", "[resume]") {
+  const TempDir dir;
+  const fs::path data = copy_of_scenes(dir.path);
+  const std::vector<std::string> resume{"--resume", "--iterations", "6"};
+  check_runs(train_arguments(dir.path / "out", data));
+  const fs::path picture = first_file(data / "images" / "train");
+  const std::string whole = text_of(picture);
+  write_png(picture, torch::zeros({64, 80, 3}, torch::kUInt8));
+  check_fails(train_arguments(dir.path / "out", data) + resume,
+              "last.safetensors: cannot resume with other pictures: those of " + data.string());
+  write_text(picture, whole);
+  fs::rename(data, dir.path / "moved");  // only the contents count
+  check_runs(train_arguments(dir.path / "out", dir.path / "moved") + resume);
+}
+
+TEST_CASE("output folders that cannot be written", "[resume][bad input]") {
+  const TempDir dir;
+  write_text(dir.path / "file", "not a folder");
+  check_fails(train_arguments(dir.path / "file" / "out"), "--out: cannot create the folder ");
+  check_fails({"segment", "--model", model_file().string(), "--out", (dir.path / "file").string(),
+               first_file(scenes() / "images" / "test")},
+              "--out: cannot create the folder ");
+
+  // A limit on the size of files does what a full disk does, in the middle of a checkpoint.
+  check_runs(train_arguments(dir.path / "out"));
+  const std::string before = text_of(dir.path / "out" / "last.safetensors");
+  rlimit old{};
+  getrlimit(RLIMIT_FSIZE, &old);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{4096, old.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);
+  const Outcome o = run_program(train_arguments(dir.path / "out") + Words{"--resume", "--iterations", "6"});
+  setrlimit(RLIMIT_FSIZE, &old);
+  std::signal(SIGXFSZ, handler);
+  CHECK(o.status == 1);
+  CHECK(o.err.find("last.safetensors: cannot write: ") != std::string::npos);
+  CHECK(text_of(dir.path / "out" / "last.safetensors") == before);
+  for (const auto& entry : fs::directory_iterator(dir.path / "out")) CHECK(entry.path().extension() != ".tmp");
+}

@@ -1,0 +1,257 @@
+// What the program builds on: work ahead of its use, hashes, seeds, file locks, and where the time goes.
+
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#include "support.hpp"
+#include "support/file_lock.hpp"
+#include "support/hash.hpp"
+#include "support/pipeline.hpp"
+#include "support/profiler.hpp"
+#include "support/seeds.hpp"
+#include "support/sha256.hpp"
+
+namespace fs = std::filesystem;
+using namespace smooseg::app;
+
+namespace {
+
+void pause(int64_t milliseconds) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+}
+
+std::string bytes_of(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void write_bytes(const fs::path& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+std::string digest_of(const std::string& text) {
+  Sha256 digest;
+  digest.update(text);
+  return digest.finish();
+}
+
+}  // namespace
+
+TEST_CASE("a pipeline hands items out in order, whatever the number of workers", "[pipeline]") {
+  for (const int workers : {1, 2, 3, 8}) {
+    for (const int64_t ahead : {1, 2, 5}) {
+      INFO(workers << " workers, " << ahead << " ahead");
+      std::atomic<int64_t> begun{0}, taken{0}, most{0};
+      Pipeline<int64_t> items(40, workers, ahead, [&](int64_t i) {
+        const int64_t held = ++begun - taken;
+        for (int64_t m = most; held > m && !most.compare_exchange_weak(m, held);) {
+        }
+        if (i % 7 == 0) pause(2);
+        return i * i;
+      });
+      for (int64_t i = 0; i < 40; ++i) {
+        CHECK(items.next() == i * i);
+        ++taken;
+      }
+      CHECK(begun == 40);
+      CHECK(most <= ahead + 1);  // `taken` is counted a moment after the item was taken
+      CHECK_THROWS_AS(items.next(), std::out_of_range);
+    }
+  }
+  Pipeline<int64_t> none(0, 4, 4, [](int64_t i) { return i; });
+  CHECK_THROWS_AS(none.next(), std::out_of_range);
+  CHECK_THROWS_AS(Pipeline<int>(3, 0, 1, [](int64_t) { return 0; }), std::invalid_argument);
+  CHECK_THROWS_AS(Pipeline<int>(3, 1, 0, [](int64_t) { return 0; }), std::invalid_argument);
+}
+
+TEST_CASE("a pipeline works ahead", "[pipeline]") {
+  std::atomic<int> made{0};
+  Pipeline<int> items(100, 2, 6, [&](int64_t) { return ++made; });
+  for (int i = 0; i < 1000 && made < 6; ++i) pause(1);
+  pause(20);
+  CHECK(made == 6);  // and no further
+}
+
+TEST_CASE("errors of workers come out in their item's turn", "[pipeline]") {
+  for (const int workers : {1, 4}) {
+    std::atomic<int64_t> last{0};
+    Pipeline<int64_t> items(1000, workers, 8, [&](int64_t i) -> int64_t {
+      last = std::max<int64_t>(last, i);
+      if (i == 5) throw std::runtime_error("item 5");
+      if (i == 4) pause(10);
+      return i;
+    });
+    for (int64_t i = 0; i < 5; ++i) CHECK(items.next() == i);
+    CHECK_THROWS_WITH(items.next(), "item 5");
+    CHECK_THROWS_WITH(items.next(), "item 5");
+    CHECK(last < 5 + 8);
+  }
+}
+
+TEST_CASE("a pipeline ends before its items do", "[pipeline]") {
+  std::atomic<int> running{0};
+  const auto leave = [&](int64_t take) {
+    Pipeline<std::unique_ptr<int>> items(1000000, 3, 4, [&](int64_t) {
+      ++running;
+      pause(1);
+      --running;
+      return std::make_unique<int>(1);
+    });
+    for (int64_t i = 0; i < take; ++i) CHECK(*items.next() == 1);
+    if (take == 3) throw std::runtime_error("an error of the taker");
+  };
+  leave(0);
+  leave(10);
+  CHECK_THROWS_WITH(leave(3), "an error of the taker");
+  CHECK(running == 0);
+}
+
+TEST_CASE("hashes", "[hash]") {
+  // XXH3 with 128 bits of nothing, and its reference program's of "abc".
+  CHECK(hash_of("").hex() == "99aa06d3014798d86001c324468d497f");
+  CHECK(hash_of("abc").hex() == "06b05ab6733a618578af5f94892f3950");
+  const TempDir dir;
+  const std::string long_text(1000003, 'x');
+  write_bytes(dir.path / "file", long_text);
+  CHECK(hash_of_file(dir.path / "file") == hash_of(long_text));
+  write_bytes(dir.path / "file", "");
+  CHECK(hash_of_file(dir.path / "file") == hash_of(""));
+  CHECK_ERROR(hash_of_file(dir.path / "none"), "none: cannot read: No such file or directory");
+  CHECK_ERROR(hash_of_file(dir.path), ": cannot read: ");
+}
+
+TEST_CASE("SHA-256: the standard's examples, in pieces of any size", "[hash]") {
+  CHECK(digest_of("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  CHECK(digest_of("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  const std::string two_blocks = "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
+  CHECK(digest_of(two_blocks) == "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+  const std::string million(1'000'000, 'a');
+  const std::string expected = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0";
+  CHECK(digest_of(million) == expected);
+  for (const std::size_t size : {1, 63, 64, 65, 1000}) {
+    Sha256 digest;
+    for (std::size_t begin = 0; begin < million.size(); begin += size) digest.update(million.substr(begin, size));
+    CHECK(digest.finish() == expected);
+  }
+  // Where the padding no longer fits the last block.
+  CHECK(digest_of(std::string(55, 'a')) == "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318");
+  CHECK(digest_of(std::string(56, 'a')) == "b35439a4ac6f0948b6d6f9e3c6af0f5f590ce20f1bde7090ef7970686ec6738a");
+
+  const TempDir dir;
+  write_bytes(dir.path / "file", million + million + "b");
+  CHECK(sha256_of(dir.path / "file") == digest_of(million + million + "b"));
+  CHECK_ERROR(sha256_of(dir.path / "none"), "none: cannot read this file");
+}
+
+TEST_CASE("seeds: one number decides all, by purpose and step, for ever", "[seeds]") {
+  // SplitMix64's published first outputs from the states 0 and 0x9e3779b97f4a7c15.
+  CHECK(mixed(0) == 0xe220a8397b1dcdafu);
+  CHECK(mixed(0x9e3779b97f4a7c15u) == 0x6e789e6aa1b965f4u);
+  // Models are reproduced by these.
+  CHECK(static_cast<int>(SeedPurpose::kOrder) == 1);
+  CHECK(static_cast<int>(SeedPurpose::kInitialization) == 2);
+  CHECK(static_cast<int>(SeedPurpose::kBackbone) == 3);
+  CHECK(static_cast<int>(SeedPurpose::kStep) == 4);
+  CHECK(static_cast<int>(SeedPurpose::kKMeans) == 5);
+  CHECK(mix_seed(0, SeedPurpose::kOrder) == 0x44e5b98100c67fb0u);
+  CHECK(mix_seed(7, SeedPurpose::kStep, 1000) == 0x92cccbc1dbcd1c0cu);
+
+  std::set<std::uint64_t> seeds;
+  for (const std::uint64_t seed : {0, 1, 2}) {
+    for (const auto purpose : {SeedPurpose::kOrder, SeedPurpose::kInitialization, SeedPurpose::kStep}) {
+      for (const std::uint64_t step : {0, 1, 2}) seeds.insert(mix_seed(seed, purpose, step));
+    }
+  }
+  CHECK(seeds.size() == 27);
+}
+
+TEST_CASE("a file is held by one at a time", "[lock]") {
+  const TempDir dir;
+  auto first = std::make_unique<FileLock>(dir.path / "file");
+  CHECK_FALSE(first->busy());
+  std::atomic<bool> held{false};
+  std::thread other([&] {
+    FileLock second(dir.path / "file");
+    CHECK(second.busy());
+    second.wait();
+    CHECK_FALSE(second.busy());
+    held = true;
+  });
+  pause(30);
+  CHECK_FALSE(held);
+  first.reset();
+  other.join();
+  CHECK(held);
+  CHECK_ERROR(FileLock(dir.path / "none" / "file"), "file: cannot write: No such file or directory");
+}
+
+TEST_CASE("a profile adds up, and its trace is one", "[profiler]") {
+  CHECK(timed("nothing", [] { return 7; }) == 7);
+  const TempDir dir;
+  int waits = 0;
+  Profiler profiler([&] { ++waits; });
+  CHECK(timed("first", [] {
+          pause(20);
+          return 3;
+        }) == 3);
+  timed("second", [] { pause(5); });
+  timed("second", [] { pause(5); });
+  std::thread worker([&] { timed("decode", [] { pause(10); }); });
+  worker.join();
+  CHECK_THROWS(timed("failed", []() -> int { throw std::runtime_error("x"); }));
+  CHECK(waits == 3);  // the worker waits for no device
+  std::ostringstream table;
+  profiler.print(table, 2);
+  INFO(table.str());
+  std::map<std::string, std::vector<double>> rows;
+  std::istringstream lines(table.str());
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string name;
+    words >> name;
+    for (double value = 0; words >> value;) rows[name].push_back(value);
+  }
+  REQUIRE(rows["first"].size() == 4);  // calls, seconds, ms a step, share
+  CHECK(rows["first"][0] == 1);
+  CHECK(rows["first"][1] >= 0.02);
+  CHECK(rows["first"][2] == Approx(1000 * rows["first"][1] / 2).margin(0.6));
+  CHECK(rows["second"][0] == 2);
+  CHECK(rows["decode"].size() == 3);  // no share: it runs beside
+  CHECK(rows["first"][1] + rows["second"][1] + rows["other"][0] == Approx(rows["all"][0]).margin(0.003));
+  CHECK(table.str().find("on 1 worker threads") != std::string::npos);
+  CHECK(rows.count("failed") == 0);
+
+  profiler.write_trace(dir.path / "trace.json");
+  const auto trace = nlohmann::json::parse(bytes_of(dir.path / "trace.json"));
+  std::map<std::string, double> durations;
+  std::map<int, std::string> threads;
+  double end_of_main = 0;
+  for (const auto& event : trace.at("traceEvents")) {
+    CHECK(event.at("pid") == 1);
+    if (event.at("ph") == "M") {
+      threads[event.at("tid").get<int>()] = event.at("args").at("name").get<std::string>();
+      continue;
+    }
+    REQUIRE(event.at("ph") == "X");
+    const std::string name = event.at("name").get<std::string>();
+    durations[name] += event.at("dur").get<double>();
+    CHECK(threads.at(event.at("tid").get<int>()) == (name == "decode" ? "worker 1" : "main"));
+    if (name == "decode") continue;
+    CHECK(event.at("ts").get<double>() >= end_of_main);  // one after another
+    end_of_main = event.at("ts").get<double>() + event.at("dur").get<double>();
+  }
+  CHECK(durations.size() == 3);
+  CHECK(durations.at("first") == Approx(1e6 * rows["first"][1]).margin(1000));
+  CHECK(durations.at("second") == Approx(1e6 * rows["second"][1]).margin(1000));
+  CHECK_ERROR(profiler.write_trace(dir.path / "none" / "trace.json"), "trace.json: cannot write");
+}

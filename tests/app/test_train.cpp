@@ -1,0 +1,239 @@
+// `smooseg train`: what it writes and what decides it.
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "app/program.hpp"
+#include "data/crops.hpp"
+#include "features/precision.hpp"
+#include "model/model.hpp"
+#include "smooseg/backbone/registry.hpp"
+
+namespace fs = std::filesystem;
+using namespace smooseg::app;
+using smooseg::Tensor;
+
+TEST_CASE("a training writes a model and a log", "[train]") {
+  const TempDir dir;
+  const fs::path out = dir.path / "model";
+  const Outcome o = check_runs(train_arguments(out) + Words{"--log-every", "2"});
+  CHECK(o.out == "model: " + (out / "best.safetensors").string() + "\n");
+  CHECK(o.err.find("step 4/4  total ") != std::string::npos);
+  CHECK(o.err.find("ETA 0:00") != std::string::npos);
+
+  std::ifstream log(out / "log.jsonl");
+  std::vector<nlohmann::json> lines;
+  for (std::string line; std::getline(log, line);) lines.push_back(nlohmann::json::parse(line));
+  REQUIRE(lines.size() == 2);
+  CHECK(lines[1].at("step") == 4);
+  CHECK(lines[1].at("total").get<double>() ==
+        Approx(lines[1].at("within").get<double>() + lines[1].at("across").get<double>() +
+               lines[1].at("data").get<double>()));
+
+  const auto settings = settings_of(out / "best.safetensors");
+  CHECK(settings.at("textons") == "8");
+  CHECK(settings.at("projector-rate") == "0.0001");
+  // The thresholds are those of the backbone, unless they are given.
+  const auto& texture = smooseg::backbone::find("texture");
+  CHECK(settings.at("within-threshold") == nlohmann::json(texture.within_threshold).dump());
+  CHECK(lines[1].at("across_threshold") == texture.across_threshold);
+  check_runs(train_arguments(dir.path / "given") + Words{"--within-threshold", "-0.125"});
+  const auto given = settings_of(dir.path / "given" / "best.safetensors");
+  CHECK(given.at("within-threshold") == "-0.125");
+  CHECK(given.at("across-threshold") == settings.at("across-threshold"));
+}
+
+TEST_CASE("a seed decides the weights", "[train]") {
+  const TempDir dir;
+  const auto weights = [&](const std::string& out, const Words& more) {
+    check_runs(train_arguments(dir.path / out) + more);
+    return smooseg::io::read_safetensors((dir.path / out / "last.safetensors").string()).at("projector.linear.weight");
+  };
+  const Tensor first = weights("a", {});
+  CHECK(weights("b", {}).equal(first));
+  CHECK_FALSE(weights("c", {"--seed", "1"}).equal(first));
+}
+
+TEST_CASE("the draws of a step leave LibTorch's generator alone", "[train]") {
+  const TempDir dir;
+  Tensor after[2];
+  for (const int i : {0, 1}) {
+    check_runs(train_arguments(dir.path / std::to_string(i)) + Words{"--iterations", i == 0 ? "1" : "4"});
+    after[i] = torch::rand({4});
+  }
+  CHECK(after[0].equal(after[1]));
+}
+
+TEST_CASE("features need not fit into memory", "[train]") {
+  const TempDir dir;
+  check_runs(train_arguments(dir.path / "a"));
+  check_runs(train_arguments(dir.path / "b") + Words{"--cache-memory", "0"});
+  const auto a = smooseg::io::read_tensors((dir.path / "a" / "last.safetensors").string());
+  const auto b = smooseg::io::read_tensors((dir.path / "b" / "last.safetensors").string());
+  for (const auto& [name, tensor] : a) CHECK(relative_error(b.at(name), tensor) < 1e-3);
+}
+
+TEST_CASE("a profile of the training", "[train]") {
+  const TempDir dir;
+  const Outcome o = run_program(train_arguments(dir.path / "out") + Words{"--profile"});
+  INFO(o.err << o.out);
+  REQUIRE(o.status == 0);
+  std::map<std::string, int> counts;
+  const auto trace = nlohmann::json::parse(text_of(dir.path / "out" / "trace.json"));
+  for (const auto& event : trace.at("traceEvents")) ++counts[event.at("name").get<std::string>()];
+  for (const char* part : {"projector", "predictor", "loss", "backward", "optimiser", "gather"}) {
+    INFO(part);
+    CHECK(counts[part] == 4);  // once a step
+  }
+  for (const char* part : {"hash", "fit", "backbone", "wait"}) CHECK(counts[part] == 1);
+  CHECK(counts["decode"] == 6 + 1);  // six for the textons, one group for the features
+  for (const auto& [part, count] : counts) {
+    if (part != "thread_name") CHECK(o.out.find("\n" + part + " ") != std::string::npos);
+  }
+  CHECK(o.out.find((dir.path / "out" / "trace.json").string()) != std::string::npos);
+
+  // It changes nothing, and nothing is written without it.
+  check_runs(train_arguments(dir.path / "plain"));
+  check_same_tensors(dir.path / "plain" / "last.safetensors", dir.path / "out" / "last.safetensors");
+  CHECK_FALSE(fs::exists(dir.path / "plain" / "trace.json"));
+}
+
+TEST_CASE("batches go through all crops, epoch by epoch", "[train]") {
+  std::map<int64_t, int> seen;
+  std::vector<int64_t> order;
+  for (int64_t step = 0; step < 5; ++step) {
+    for (const int64_t i : batch_indices(step, 4, 10, 3)) {
+      ++seen[i];
+      order.push_back(i);
+    }
+  }
+  CHECK(seen.size() == 10);
+  for (const auto& [index, times] : seen) CHECK(times == 2);
+  CHECK(std::vector<int64_t>(order.begin(), order.begin() + 10) !=
+        std::vector<int64_t>(order.begin() + 10, order.end()));
+  CHECK(batch_indices(3, 4, 10, 3) == batch_indices(3, 4, 10, 3));
+  CHECK(batch_indices(3, 4, 10, 3) != batch_indices(3, 4, 10, 4));
+}
+
+TEST_CASE("the best step by labels, when asked for", "[train]") {
+  const TempDir dir;
+  const fs::path out = dir.path / "a";
+  const Words by_labels{"--select", "labels", "--validate-every", "2", "--validation-resolution", "64"};
+  check_fails(train_arguments(out) + by_labels, "expected this folder with the pictures of 'val'");
+  check_runs(train_arguments(out) + by_labels + Words{"--validation-split", "test"});
+  CHECK(text_of(out / "log.jsonl").find("\"miou\"") != std::string::npos);
+  CHECK(fs::exists(out / "best.safetensors"));
+  for (const auto& entry : fs::directory_iterator(out)) CHECK(entry.path().extension() != ".tmp");
+}
+
+TEST_CASE("precision of the backbone", "[train]") {
+  const TempDir dir;
+  const std::string weights = (dir.path / "weights.safetensors").string();
+  torch::manual_seed(0);
+  smooseg::backbone::VisionTransformer vit(smooseg::backbone::VisionTransformerOptions::dino_vits16());
+  smooseg::io::TensorMap tensors;
+  for (const auto& item : vit->named_parameters()) tensors[item.key()] = item.value().detach();
+  smooseg::io::write_safetensors(weights, tensors);
+  vit->eval();
+  const Tensor images = torch::rand({1, 3, 32, 32});
+  const Tensor features = rounded(vit.ptr(), torch::kFloat16)->features(images);
+  CHECK(features.equal(vit->features(images).to(torch::kFloat16).to(torch::kFloat32)));
+  CHECK(rounded(vit.ptr(), torch::kFloat32) == vit.ptr());
+  const auto train = [&](const std::string& precision) {
+    const fs::path out = dir.path / precision;
+    check_runs(train_arguments(out) + Words{"--backbone", "dino_vits16", "--weights", weights, "--iterations", "2",
+                                            "--precision", precision, "--select", "labels", "--validation-split",
+                                            "test", "--validation-resolution", "64"});
+    return smooseg::io::read_tensors((out / "best.safetensors").string());
+  };
+  const auto wide = train("float32"), narrow = train("bfloat16");
+  train("auto");
+  bool differs = false;
+  for (const auto& [name, tensor] : wide) {
+    INFO(name);
+    REQUIRE(narrow.count(name) == 1);
+    // Whatever it computes in, the model's weights stay what they are; the heads see other features, but hardly.
+    CHECK(narrow.at(name).scalar_type() == tensor.scalar_type());
+    if (name.find("backbone.") == 0) CHECK(narrow.at(name).equal(tensor));
+    differs = differs || !narrow.at(name).equal(tensor);
+    if (tensor.is_floating_point()) CHECK(narrow.at(name).allclose(tensor, 1e-2, 1e-2));
+  }
+  CHECK(differs);
+
+  const auto accuracy = [&](const std::string& model, const std::string& precision) {
+    check_runs({"evaluate", "--model", (dir.path / model / "best.safetensors").string(), "--data", scenes().string(),
+                "--resolution", "64", "--out", (dir.path / "scored").string(), "--precision", precision});
+    return nlohmann::json::parse(text_of(dir.path / "scored" / "scores.json")).at("accuracy").get<double>();
+  };
+  CHECK(std::abs(accuracy("float32", "bfloat16") - accuracy("float32", "float32")) < 0.02);
+  // Validation sees the features that training sees.
+  const std::string log = text_of(dir.path / "bfloat16" / "log.jsonl");
+  const auto validated = nlohmann::json::parse(log.substr(log.rfind("\n", log.size() - 2) + 1)).at("accuracy");
+  CHECK(validated == accuracy("bfloat16", "bfloat16"));
+  CHECK(validated != accuracy("bfloat16", "float32"));
+
+  const std::string picture = first_file(scenes() / "images" / "test").string();
+  check_runs({"segment", "--model", (dir.path / "float32" / "best.safetensors").string(), "--resolution", "64", "--out",
+              (dir.path / "drawn").string(), "--precision", "bfloat16", picture});
+  check_fails({"segment", "--model", model_file().string(), "--out", (dir.path / "drawn").string(), "--precision",
+               "bfloat16", picture},
+              "--precision: this backbone has no weights that could be bfloat16");
+  check_fails({"segment", "--model", model_file().string(), "--precision", "float16", picture}, "--precision", 2);
+}
+
+TEST_CASE("pictures of other formats are counted", "[train]") {
+  const TempDir dir;
+  const fs::path data = copy_of_scenes(dir.path);
+  write_text(data / "images" / "train" / "other.webp", "RIFF");
+  const Outcome o = check_runs(train_arguments(dir.path / "out", data) + Words{"--iterations", "1"});
+  CHECK(o.err.find("1 picture is left out: 1 .webp") != std::string::npos);
+}
+
+TEST_CASE("bad weights", "[train][bad input]") {
+  const TempDir dir;
+  const fs::path weights = dir.path / "weights.safetensors";
+  const auto train = [&](const std::string& error) {
+    check_fails(train_arguments(dir.path / "out") + Words{"--backbone", "dino_vits16", "--weights", weights.string()},
+                error);
+  };
+  train("weights.safetensors: ");  // missing
+
+  using smooseg::backbone::VisionTransformer;
+  using smooseg::backbone::VisionTransformerOptions;
+  VisionTransformer vit(VisionTransformerOptions::dino_vits16());
+  smooseg::io::TensorMap tensors;
+  for (const auto& item : vit->named_parameters()) tensors[item.key()] = item.value().detach();
+  tensors["norm.weight"] = torch::ones({383});
+  smooseg::io::write_safetensors(weights.string(), tensors);
+  train("norm.weight: expected shape (384), got (383)");
+  tensors.erase("norm.weight");
+  smooseg::io::write_safetensors(weights.string(), tensors);
+  train("1 missing (norm.weight)");
+  tensors["norm.weight"] = torch::ones({384});
+  smooseg::io::write_safetensors(weights.string(), tensors);
+  fs::resize_file(weights, fs::file_size(weights) - 10);
+  train("weights.safetensors: ");
+
+  // And whole again, they train.
+  smooseg::io::write_safetensors(weights.string(), tensors);
+  check_runs(train_arguments(dir.path / "out") +
+             Words{"--backbone", "dino_vits16", "--weights", weights.string(), "--iterations", "1"});
+  check_runs({"segment", "--model", (dir.path / "out" / "best.safetensors").string(), "--resolution", "64", "--out",
+              (dir.path / "drawn").string(), first_file(scenes() / "images" / "test").string()});
+}
+
+TEST_CASE("a loss that is not finite stops the training", "[train][bad input]") {
+  const TempDir dir;
+  const Words absurd{"--projector-rate", "1e37", "--checkpoint-every", "1", "--overwrite"};
+  check_fails(train_arguments(dir.path / "out") + absurd, "training stopped at step 2: the loss (total ");
+  const auto last = load_model(dir.path / "out" / "last.safetensors", torch::kCPU);
+  CHECK(last.model.step == 1);
+  check_fails(train_arguments(dir.path / "out") + absurd, "not finite; the last good checkpoint is ");
+  check_fails(train_arguments(dir.path / "new") + Words{"--across-threshold", "3e38"},
+              "is not finite; there is no checkpoint yet");
+}
