@@ -15,7 +15,7 @@
 #include "catch.hpp"
 #include "commands/command_line.hpp"
 #include "data/image_file.hpp"
-#include "data/loader.hpp"
+#include "data/crops.hpp"
 #include "data/scenes.hpp"
 #include "settings/model.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
