@@ -13,7 +13,7 @@ library_rooms="version.hpp options.hpp tensor.hpp detail/ detail/kernels/ detail
 # These stand beside the losses: they include nothing but the rooms up to detail/kernels/, and only smooseg.hpp includes
 # them.
 library_beside="metrics/ crf/"
-program_rooms="support/ settings/ data/ features/ training/ report/ commands/ main.cpp"
+program_rooms="support/ settings/ data/ features/ model/ report/ commands/ main.cpp"
 
 # The includes in quotes of all sources below $1, as lines `FILE:NUMBER INCLUDED`; FILE without $1, INCLUDED without $2.
 includes() {

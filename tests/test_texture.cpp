@@ -324,27 +324,37 @@ TEST_CASE("texture: fit is the same for a seed, and looks at every picture", "[t
   CHECK_FALSE(at::equal(textons(1), textons(2)));
 }
 
-TEST_CASE("texture: fit looks at a bounded number of pictures, opened as one stream", "[texture]") {
-  const auto picture = [](int64_t i) { return plain(0.2 + 0.6 * static_cast<double>(i % 7) / 7, 0.5, 0.5, 8, 8); };
-  Texture texture(TextureOptions().textons(2)), by_number(TextureOptions().textons(2));
+TEST_CASE("texture: fit looks at a bounded number of pictures", "[texture]") {
+  Texture texture(TextureOptions().textons(2));
+  int64_t seen = 0;
+  texture->fit(
+      [&](int64_t i) {
+        ++seen;
+        return plain(0.2 + 0.6 * static_cast<double>(i % 7) / 7, 0.5, 0.5, 8, 8);
+      },
+      1000000, seeded(0));
+  CHECK(seen == smooseg::backbone::TextureImpl::kFitPictures);
+}
+
+TEST_CASE("texture: fit says beforehand which pictures it will look at", "[texture]") {
+  const auto picture = [](int64_t i) { return noise(1, 32, 32, static_cast<uint64_t>(i)); };
+  Texture texture(TextureOptions().textons(4)), by_number(TextureOptions().textons(4));
   std::vector<int64_t> opened, seen;
   std::size_t taken = 0;
   smooseg::backbone::Backbone& backbone = *texture;
-  backbone.fit(
-      [&](const std::vector<int64_t>& numbers) {
-        CHECK(opened.empty());
-        opened = numbers;
-        return [&] { return picture(opened.at(taken++)); };
-      },
-      1000000, seeded(0));
-  CHECK(static_cast<int64_t>(taken) == smooseg::backbone::TextureImpl::kFitPictures);
-  CHECK(opened.size() == taken);
+  const auto images = [&](const std::vector<int64_t>& numbers) {
+    CHECK(opened.empty());
+    opened = numbers;
+    return [&] { return picture(opened.at(taken++)); };
+  };
+  CHECK(backbone.fit(images, 5, seeded(0)) > 0);
+  CHECK(taken == 5);
   by_number->fit(
       [&](int64_t i) {
         seen.push_back(i);
         return picture(i);
       },
-      1000000, seeded(0));
+      5, seeded(0));
   CHECK(seen == opened);
   CHECK(at::equal(by_number->textons, texture->textons));
 }
