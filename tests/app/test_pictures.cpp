@@ -26,7 +26,7 @@ TEST_CASE("colorize gives each index its colour", "[pictures]") {
   CHECK(picture[0][0].equal(pixel(200, 0, 0)));
   CHECK(picture[0][1].equal(pixel(0, 100, 0)));
   CHECK(picture[0][2].equal(pixel(7, 8, 9)));
-  CHECK(colorize(indices.t(), kColors, 0.5)[2][0].equal(pixel(0, 0, 0)));
+  CHECK(colorize(indices.t(), kColors)[2][0].equal(pixel(0, 0, 0)));
   CHECK(colorize(indices.clamp_min(0).to(torch::kUInt8), kColors)[0][1].equal(pixel(0, 100, 0)));
 
   CHECK_ERROR(colorize(indices + 1, kColors), "colorize: expected indices below the number of colours, 2, got 2");
