@@ -223,7 +223,7 @@ class Training {
   }
 
   /// A step of Algorithm 1.
-  EnergyTerms step(const Tensor& features, EnergyLoss& energy) {
+  EnergyTerms step(const Tensor& features, EnergyLoss<>& energy) {
     Projector& projector = model_.segmenter->projector;
     PrototypePredictor& predictor = model_.segmenter->predictor;
     const uint64_t seed = mix_seed(s_.model.seed, SeedPurpose::kStep, static_cast<uint64_t>(model_.step));
