@@ -90,14 +90,14 @@ TEST_CASE("projector", "[projector]") {
     const auto generator = [] { return at::make_generator<at::CPUGeneratorImpl>(3); };
     for (const torch::ScalarType dtype : {torch::kFloat64, torch::kFloat32}) {
       for (const int64_t batch : {1, 2, 5}) {
-        for (const bool channels_last : {false, true}) {
+        for (const auto& [channels_last, of_features] : {std::pair(false, false), {false, true}, {true, false}}) {
           INFO(c10::toString(dtype) << ", " << batch << " images" << (channels_last ? ", channels last" : ""));
           projector->to(dtype);
           projector->zero_grad();
           Tensor ours = torch::randn({batch, 6, 3, 5}, dtype);
           if (channels_last) ours = ours.contiguous(at::MemoryFormat::ChannelsLast);
           Tensor theirs = ours.clone();
-          ours.requires_grad_();
+          ours.requires_grad_(of_features);
           theirs.requires_grad_();
 
           at::Generator masks = generator();
@@ -116,7 +116,7 @@ TEST_CASE("projector", "[projector]") {
           (code * weights).sum().backward();
           const double tolerance = dtype == torch::kFloat64 ? 1e-13 : 1e-5;
           CHECK(relative_error(code, expected) < tolerance);
-          std::vector<Tensor> gradients{ours.grad()};
+          std::vector<Tensor> gradients{of_features ? ours.grad() : theirs.grad()};
           for (const Tensor& p : projector->parameters()) gradients.push_back(p.grad());
           for (std::size_t i = 0; i < gradients.size(); ++i) {
             CHECK(relative_error(gradients[i], expected_gradients[i]) < tolerance);

@@ -112,16 +112,15 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
   }
 
   Tensor project(const Tensor& features, const detail::ChannelMasks& masks) {
-    if (!detail::has_kernels(features) || detail::is_autocast(features)) {
+    const bool records = torch::GradMode::is_enabled();
+    if (!detail::has_kernels(features) || detail::is_autocast(features) || (records && features.requires_grad())) {
       return linear(masked(features, masks.linear)) + mlp->forward(masked(features, masks.hidden));
     }
     const auto& hidden = *mlp->ptr<torch::nn::Conv2dImpl>(0);
     const auto& out = *mlp->ptr<torch::nn::Conv2dImpl>(2);
     const auto matrix = [](const torch::nn::Conv2dImpl& layer) { return layer.weight.flatten(1); };
     const auto all = parameters();
-    const bool keeps =
-        torch::GradMode::is_enabled() &&
-        (features.requires_grad() || std::any_of(all.begin(), all.end(), [](auto& t) { return t.requires_grad(); }));
+    const bool keeps = records && std::any_of(all.begin(), all.end(), [](auto& t) { return t.requires_grad(); });
     const Tensor code =
         detail::ProjectorFunction::apply(features.flatten(2).contiguous(), masks, matrix(*linear), linear->bias,
                                          matrix(hidden), hidden.bias, matrix(out), out.bias, keeps);

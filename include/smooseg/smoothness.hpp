@@ -50,7 +50,7 @@ double normalizing_eps(const Policy& policy) {
 }
 
 template <class Closeness, class Penalty>
-constexpr bool kFactorizes = HasEmbed<Closeness>::value&& HasEmbed<Penalty>::value;
+constexpr bool kFactorizes = kHasEmbed<Closeness>&& kHasEmbed<Penalty>;
 
 template <class Closeness, class Penalty>
 void check_options(const SmoothnessOptions& options, const char* function) {
@@ -68,7 +68,7 @@ Tensor pair_sums(const Tensor& features, Tensor a, const Tensor& pairing, const 
   const auto dtype = a.scalar_type();
   const bool centered = options.centering() != Centering::kNone;
   Tensor x = features;
-  if constexpr (HasPrepare<Closeness>::value) {
+  if constexpr (has<CallPrepare, Closeness>()) {
     x = closeness.prepare(x.to(dtype));
     auto expected = features.sizes().vec();
     expected[1] = -1;

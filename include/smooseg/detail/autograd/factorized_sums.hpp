@@ -86,7 +86,7 @@ struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
     const Tensor grad_g = of_squares(-to_sum[0], p.g).view({a.size(0), a.size(1), x.size(1)});
     Tensor grad_s = of_squares(-to_sum[1], p.s);
     if (centered) {
-      add_batched_product(grad_g, p.s_both * to_sum[0], p.m_both);
+      batched_product(p.s_both * to_sum[0], p.m_both, {}, grad_g);
       grad_s += own_and_partners(g_times_m * to_sum[0], 2);
     }
 

@@ -19,29 +19,26 @@
 
 namespace smooseg::detail {
 
-/// Whether a policy has `embed`, and whether only one that is not const or takes its tensor by non-const reference, which
-/// would be passed over in silence. `HasPrepare` likewise.
-template <class Policy, class Argument, class = void>
-struct CallsEmbed : std::false_type {};
-template <class Policy, class Argument>
-struct CallsEmbed<Policy, Argument, std::void_t<decltype(std::declval<Policy&>().embed(std::declval<Argument&>()))>>
-    : std::true_type {};
-template <class Policy>
-struct HasEmbed : CallsEmbed<const Policy, const Tensor> {
-  static_assert(CallsEmbed<const Policy, const Tensor>::value || !CallsEmbed<Policy, Tensor>::value,
-                "a policy's embed must be const and take const Tensor&: Tensor embed(const Tensor& x) const");
+struct CallEmbed {
+  template <class Policy, class X>
+  auto operator()(Policy& policy, X& x) const -> decltype(policy.embed(x));
+};
+struct CallPrepare {
+  template <class Policy, class X>
+  auto operator()(Policy& policy, X& x) const -> decltype(policy.prepare(x));
 };
 
-template <class Policy, class Argument, class = void>
-struct CallsPrepare : std::false_type {};
-template <class Policy, class Argument>
-struct CallsPrepare<Policy, Argument, std::void_t<decltype(std::declval<Policy&>().prepare(std::declval<Argument&>()))>>
-    : std::true_type {};
+/// Whether a policy has the function that `Call` calls. One that is not const, or takes its tensor by non-const reference,
+/// would be passed over in silence, and is refused.
+template <class Call, class Policy>
+constexpr bool has() {
+  constexpr bool kHas = std::is_invocable_v<Call, const Policy&, const Tensor&>;
+  static_assert(kHas || !std::is_invocable_v<Call, Policy&, Tensor&>,
+                "a policy's embed and prepare must be const and take const Tensor&");
+  return kHas;
+}
 template <class Policy>
-struct HasPrepare : CallsPrepare<const Policy, const Tensor> {
-  static_assert(CallsPrepare<const Policy, const Tensor>::value || !CallsPrepare<Policy, Tensor>::value,
-                "a policy's prepare must be const and take const Tensor&: Tensor prepare(const Tensor& x) const");
-};
+constexpr bool kHasEmbed = has<CallEmbed, Policy>();
 
 /// Checks what a policy's function has returned. @param sizes what is expected; -1: any.
 inline void check_policy(const Tensor& result, const char* function, at::IntArrayRef sizes, torch::ScalarType dtype) {
@@ -66,7 +63,7 @@ Tensor embedded(const Policy& policy, const Tensor& x) {
 /// embeddings, subtracted from one for a penalty.
 template <class Policy>
 Tensor pairwise(const Policy& policy, const Tensor& x, const Tensor& y, bool is_penalty) {
-  if constexpr (HasEmbed<Policy>::value) {
+  if constexpr (kHasEmbed<Policy>) {
     const Tensor products = embedded(policy, x).transpose(1, 2).matmul(embedded(policy, y));
     return is_penalty ? 1 - products : products;
   } else {
@@ -82,7 +79,7 @@ template <class Policy>
 void check_without_parameters(const Policy& policy, const Tensor& x) {
   const Tensor patch = x.detach().narrow(0, 0, 1).narrow(2, 0, 1);
   Tensor result;
-  if constexpr (HasEmbed<Policy>::value) {
+  if constexpr (kHasEmbed<Policy>) {
     result = policy.embed(patch);
   } else {
     result = policy.pairwise(patch, patch);

@@ -26,7 +26,8 @@ struct ChannelMasks {
   Tensor linear, hidden;
 };
 
-/// z = linear(x) + out(silu(hidden(x))). The masks' factors go to the matrices: the features are read, never copied.
+/// z = linear(x) + out(silu(hidden(x))). The masks' factors go to the matrices: the features are read, never copied, and
+/// get no gradient.
 struct ProjectorFunction : torch::autograd::Function<ProjectorFunction> {
   using Context = torch::autograd::AutogradContext;
 
@@ -62,19 +63,17 @@ struct ProjectorFunction : torch::autograd::Function<ProjectorFunction> {
         }
       });
     });
-    context->save_for_backward({x, masks.linear, masks.hidden, weights, out, before});
+    context->save_for_backward({x, masks.linear, masks.hidden, out, before});
     return code;
   }
 
   static torch::autograd::variable_list backward(Context* context, torch::autograd::variable_list grads) {
     check_once_differentiable("smooseg::Projector");
     const auto saved = context->get_saved_variables();
-    const Tensor &x = saved[0], &weights = saved[3], &out = saved[4], &before = saved[5];
+    const Tensor &x = saved[0], &out = saved[3], &before = saved[4];
     const ChannelMasks masks{saved[1], saved[2]};
     const Tensor grad = grads[0].contiguous(), out_transposed = out.t().contiguous();
     const int64_t batch = x.size(0), d = out.size(0), c = out.size(1), patches = x.size(2);
-    const Tensor grad_x = context->needs_input_grad(0) ? torch::empty(x.sizes(), x.options()) : Tensor();
-    const Tensor transposed = grad_x.defined() ? weights.t().contiguous() : Tensor();  // (C,D+C)
 
     // Gradients of both branches' matrices, of `out` and of the biases, summed over a few images each and then over
     // all, in order: the result does not depend on the number of threads.
@@ -82,8 +81,6 @@ struct ProjectorFunction : torch::autograd::Function<ProjectorFunction> {
     const Tensor sums = torch::empty({tasks, 1, (d + c) * c + d * c + d + c}, x.options());
     with_scalar(x, [&](auto zero) {
       using T = decltype(zero);
-      const T* const mask_linear = data<T>(masks.linear);
-      const T* const mask_hidden = data<T>(masks.hidden);
       parallel_for(tasks, [&](int64_t task) {
         const int64_t columns = std::min(patches, kColumns);
         AlignedBuffer<T> buffer(static_cast<std::size_t>((d + c) * c + (d + 2 * c + 1) * columns));
@@ -104,26 +101,17 @@ struct ProjectorFunction : torch::autograd::Function<ProjectorFunction> {
             add_dots(d + c, n, c, constant(both), from, of_image, first > 0);
             add_dots(d, n, c, g, constant(activated), of_out, true);
             add_dots(d + c, n, 1, constant(both), constant(ones), of_biases, true);
-            if (!grad_x.defined()) continue;
-            const Rows<T> to = rows_of<T>(grad_x, b, first);
-            const Rows<const T> w = rows_of_matrix<T>(transposed);
-            product<RowProduct>(c, d, n, w, g, to);
-            product<RowProduct>(c, c, n, w.at(0, d), constant(of_hidden), activated);
-            for (int64_t r = 0; r < c; ++r) {
-              const T own = factor(mask_linear, b * c + r), other = factor(mask_hidden, b * c + r);
-              for (int64_t j = 0; j < n; ++j) to[r][j] = own * to[r][j] + other * activated[r][j];
-            }
           }
           for (int64_t r = 0; r < d + c; ++r) {
-            const T* const mask = r < d ? mask_linear : mask_hidden;
-            for (int64_t j = 0; j < c; ++j) of_weights[r][j] += of_image[r][j] * factor(mask, b * c + j);
+            const T* const factors = factors_of<T>(r < d ? masks.linear : masks.hidden, b);
+            for (int64_t j = 0; j < c; ++j) of_weights[r][j] += of_image[r][j] * (factors == nullptr ? 1 : factors[j]);
           }
         }
       });
     });
     const Tensor sum = sum_of_batch(sums).flatten();
     const auto parts = sum.split_with_sizes({d * c, c * c, d * c, d, c});
-    return {grad_x,   Tensor(), parts[0].view({d, c}), parts[3], parts[1].view({c, c}), parts[4], parts[2].view({d, c}),
+    return {Tensor(), Tensor(), parts[0].view({d, c}), parts[3], parts[1].view({c, c}), parts[4], parts[2].view({d, c}),
             parts[3], Tensor()};
   }
 
@@ -131,13 +119,10 @@ struct ProjectorFunction : torch::autograd::Function<ProjectorFunction> {
   static constexpr int64_t kColumns = 400;  // of a task: what it needs fits a processor's second cache
   static constexpr int64_t kImages = 2;     // of a task of the backward pass
 
+  /// An image's factors, null where all are 1.
   template <class T>
-  static const T* data(const Tensor& t) {
-    return t.defined() ? t.data_ptr<T>() : nullptr;
-  }
-  template <class T>
-  static T factor(const T* factors, int64_t i) {
-    return factors == nullptr ? T{1} : factors[i];
+  static const T* factors_of(const Tensor& mask, int64_t image) {
+    return mask.defined() ? mask.data_ptr<T>() + image * mask.size(1) : nullptr;
   }
   template <class T>
   static Rows<const T> constant(const Rows<T>& rows) {
@@ -174,7 +159,7 @@ struct ProjectorFunction : torch::autograd::Function<ProjectorFunction> {
     if (!masks.linear.defined()) return all;
     const int64_t c = weights.size(1), d = weights.size(0) - c;
     for (int64_t r = 0; r < d + c; ++r) {
-      const T* const factors = (r < d ? masks.linear : masks.hidden).template data_ptr<T>() + b * c;
+      const T* const factors = factors_of<T>(r < d ? masks.linear : masks.hidden, b);
       for (int64_t j = 0; j < c; ++j) own[r][j] = all[r][j] * factors[j];
     }
     return constant(own);

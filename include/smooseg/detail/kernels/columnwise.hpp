@@ -18,23 +18,6 @@
 
 namespace smooseg::detail {
 
-/// Where `value` is greater than `greatest`, puts it there, and `mark` into `marked`.
-template <class T, int lanes>
-SMOOSEG_INLINE void keep_greater(Wide<T, lanes>& greatest, Wide<T, lanes>& marked, const Wide<T, lanes>& value,
-                                 const Wide<T, lanes>& mark) {
-#if defined(__GNUC__)
-  const auto greater = value > greatest;
-  greatest = greater ? value : greatest;
-  marked = greater ? mark : marked;
-#else
-  for (int i = 0; i < lanes; ++i) {
-    if (!(value[i] > greatest[i])) continue;
-    greatest[i] = value[i];
-    marked[i] = mark[i];
-  }
-#endif
-}
-
 /// out[n] = sum_c x[c][n] y[c][n].
 struct ColumnDots {
   template <Isa isa, class T>
@@ -70,35 +53,48 @@ struct ColumnDots {
 struct ColumnSoftmax {
   template <Isa isa, class T>
   SMOOSEG_INLINE static void run(int64_t rows, int64_t n, Rows<const T> x, T scale, Rows<T> out) {
-    constexpr int64_t kVector = kLanes<T, isa>;
-    int64_t j = 0;
-    for (; j + kVector <= n; j += kVector) strip<kVector>(rows, j, x, scale, out);
-    for (; j < n; ++j) strip<1>(rows, j, x, scale, out);
+    for_strips<isa, T>(n, [&](auto lanes, int64_t j) SMOOSEG_INLINE_LAMBDA {
+      constexpr int kStrip = decltype(lanes)::value;
+      using W = Wide<T, kStrip>;
+      W greatest, value = {}, sum = {};
+      load(greatest, x[0] + j);
+      for (int64_t k = 1; k < rows; ++k) {
+        load(value, x[k] + j);
+        raise<T, kStrip>(greatest, value);
+      }
+      for (int64_t k = 0; k < rows; ++k) {
+        load(value, x[k] + j);
+        value = (value - greatest) * scale;
+        exponential<kStrip>(value);
+        sum += value;
+        store(out[k] + j, value);
+      }
+      const W factor = (W{} + T{1}) / sum;
+      for (int64_t k = 0; k < rows; ++k) {
+        load(value, out[k] + j);
+        store(out[k] + j, value * factor);
+      }
+    });
   }
+};
 
- private:
-  template <int64_t vector, class T>
-  SMOOSEG_INLINE static void strip(int64_t rows, int64_t j, Rows<const T> x, T scale, Rows<T> out) {
-    constexpr int lanes = vector;
-    using W = Wide<T, lanes>;
-    W greatest, value = {}, sum = {};
-    load(greatest, x[0] + j);
-    for (int64_t k = 1; k < rows; ++k) {
-      load(value, x[k] + j);
-      raise<T, lanes>(greatest, value);
-    }
-    for (int64_t k = 0; k < rows; ++k) {
-      load(value, x[k] + j);
-      value = (value - greatest) * scale;
-      exponential<lanes>(value);
-      sum += value;
-      store(out[k] + j, value);
-    }
-    const W factor = (W{} + T{1}) / sum;
-    for (int64_t k = 0; k < rows; ++k) {
-      load(value, out[k] + j);
-      store(out[k] + j, value * factor);
-    }
+/// The gradient of a = softmax(scale x), column by column, from that to a: scale a (g - <a, g>).
+struct ColumnSoftmaxBackward {
+  template <Isa isa, class T>
+  SMOOSEG_INLINE static void run(int64_t rows, int64_t n, Rows<const T> a, Rows<const T> g, T scale, Rows<T> out) {
+    for_strips<isa, T>(n, [&](auto lanes, int64_t j) SMOOSEG_INLINE_LAMBDA {
+      Wide<T, decltype(lanes)::value> mean = {}, value, gradient;
+      for (int64_t k = 0; k < rows; ++k) {
+        load(value, a[k] + j);
+        load(gradient, g[k] + j);
+        mean += value * gradient;
+      }
+      for (int64_t k = 0; k < rows; ++k) {
+        load(value, a[k] + j);
+        load(gradient, g[k] + j);
+        store(out[k] + j, value * (gradient - mean) * scale);
+      }
+    });
   }
 };
 
@@ -108,45 +104,39 @@ struct ColumnCrossEntropy {
   template <Isa isa, class T>
   SMOOSEG_INLINE static void run(int64_t rows, int64_t n, Rows<const T> x, Rows<const T> teacher, T weight, T* losses,
                                  Rows<T> grad) {
-    constexpr int64_t kVector = kLanes<T, isa>;
-    int64_t j = 0;
-    for (; j + kVector <= n; j += kVector) strip<kVector>(rows, j, x, teacher, weight, losses, grad);
-    for (; j < n; ++j) strip<1>(rows, j, x, teacher, weight, losses, grad);
-  }
-
- private:
-  template <int64_t vector, class T>
-  SMOOSEG_INLINE static void strip(int64_t rows, int64_t j, Rows<const T> x, Rows<const T> teacher, T weight, T* losses,
-                                   Rows<T> grad) {
-    constexpr int lanes = vector;
-    using W = Wide<T, lanes>;
-    W greatest, of_teacher, value = {}, row = {}, label = {}, sum = {};
-    load(greatest, x[0] + j);
-    load(of_teacher, teacher[0] + j);
-    for (int64_t k = 1; k < rows; ++k) {
-      load(value, x[k] + j);
-      raise<T, lanes>(greatest, value);
-      load(value, teacher[k] + j);
-      row += T{1};
-      keep_greater<T, lanes>(of_teacher, label, value, row);
-    }
-    for (int64_t k = 0; k < rows; ++k) {
-      load(value, x[k] + j);
-      value = value - greatest;
-      exponential<lanes>(value);
-      sum += value;
-      store(grad[k] + j, value);
-    }
-    const W factor = (W{} + weight) / sum;
-    for (int64_t k = 0; k < rows; ++k) {
-      load(value, grad[k] + j);
-      store(grad[k] + j, value * factor);
-    }
-    for (int l = 0; l < lanes; ++l) {
-      const auto k = static_cast<int64_t>(label[l]);
-      losses[j + l] = greatest[l] + std::log(sum[l]) - x[k][j + l];
-      grad[k][j + l] -= weight;
-    }
+    for_strips<isa, T>(n, [&](auto lanes, int64_t j) SMOOSEG_INLINE_LAMBDA {
+      constexpr int kStrip = decltype(lanes)::value;
+      using W = Wide<T, kStrip>;
+      W greatest, of_teacher, value = {}, row = {}, label = {}, sum = {};
+      load(greatest, x[0] + j);
+      load(of_teacher, teacher[0] + j);
+      for (int64_t k = 1; k < rows; ++k) {
+        load(value, x[k] + j);
+        raise<T, kStrip>(greatest, value);
+        load(value, teacher[k] + j);
+        row += T{1};
+        const auto is_greater = value > of_teacher;
+        of_teacher = is_greater ? value : of_teacher;
+        label = is_greater ? row : label;
+      }
+      for (int64_t k = 0; k < rows; ++k) {
+        load(value, x[k] + j);
+        value = value - greatest;
+        exponential<kStrip>(value);
+        sum += value;
+        store(grad[k] + j, value);
+      }
+      const W factor = (W{} + weight) / sum;
+      for (int64_t k = 0; k < rows; ++k) {
+        load(value, grad[k] + j);
+        store(grad[k] + j, value * factor);
+      }
+      for (int l = 0; l < kStrip; ++l) {
+        const auto k = static_cast<int64_t>(label[l]);
+        losses[j + l] = greatest[l] + std::log(sum[l]) - x[k][j + l];
+        grad[k][j + l] -= weight;
+      }
+    });
   }
 };
 
@@ -156,64 +146,26 @@ struct ColumnUnitBackward {
   template <Isa isa, class T>
   SMOOSEG_INLINE static void run(int64_t rows, int64_t n, Rows<const T> x, Rows<const T> g, const T* scale, T eps,
                                  const T* offset, Rows<T> out) {
-    constexpr int64_t kVector = kLanes<T, isa>;
-    int64_t j = 0;
-    for (; j + kVector <= n; j += kVector)
-      strip<kVector>(rows, x.at(0, j), g.at(0, j), scale + j, eps, offset, out.at(0, j));
-    for (; j < n; ++j) strip<1>(rows, x.at(0, j), g.at(0, j), scale + j, eps, offset, out.at(0, j));
-  }
-
- private:
-  template <int64_t vector, class T>
-  SMOOSEG_INLINE static void strip(int64_t rows, Rows<const T> x, Rows<const T> g, const T* scale, T eps,
-                                   const T* offset, Rows<T> out) {
-    constexpr int lanes = vector;
-    using W = Wide<T, lanes>;
-    W along = {}, factor, position, gradient;
-    const auto load_row = [&](int64_t r) SMOOSEG_INLINE_LAMBDA {
-      load(position, x[r]);
-      load(gradient, g[r]);
-      if (offset != nullptr) gradient += offset[r];
-    };
-    for (int64_t r = 0; r < rows; ++r) {
-      load_row(r);
-      along += position * gradient;
-    }
-    load(factor, scale);
-    along *= factor * factor;
-    for (int l = 0; l < lanes; ++l) along[l] = factor[l] * eps >= 1 ? 0 : along[l];
-    for (int64_t r = 0; r < rows; ++r) {
-      load_row(r);
-      store(out[r], (gradient - position * along) * factor);
-    }
-  }
-};
-
-/// The gradient of a = softmax(scale x), column by column, from that to a: scale a (g - <a, g>).
-struct ColumnSoftmaxBackward {
-  template <Isa isa, class T>
-  SMOOSEG_INLINE static void run(int64_t rows, int64_t n, Rows<const T> a, Rows<const T> g, T scale, Rows<T> out) {
-    constexpr int64_t kVector = kLanes<T, isa>;
-    int64_t j = 0;
-    for (; j + kVector <= n; j += kVector) strip<kVector>(rows, a.at(0, j), g.at(0, j), scale, out.at(0, j));
-    for (; j < n; ++j) strip<1>(rows, a.at(0, j), g.at(0, j), scale, out.at(0, j));
-  }
-
- private:
-  template <int64_t vector, class T>
-  SMOOSEG_INLINE static void strip(int64_t rows, Rows<const T> a, Rows<const T> g, T scale, Rows<T> out) {
-    constexpr int lanes = vector;
-    Wide<T, lanes> mean = {}, value, gradient;
-    for (int64_t r = 0; r < rows; ++r) {
-      load(value, a[r]);
-      load(gradient, g[r]);
-      mean += value * gradient;
-    }
-    for (int64_t r = 0; r < rows; ++r) {
-      load(value, a[r]);
-      load(gradient, g[r]);
-      store(out[r], value * (gradient - mean) * scale);
-    }
+    for_strips<isa, T>(n, [&](auto lanes, int64_t j) SMOOSEG_INLINE_LAMBDA {
+      constexpr int kStrip = decltype(lanes)::value;
+      Wide<T, kStrip> along = {}, factor, position, gradient;
+      const auto load_row = [&](int64_t r) SMOOSEG_INLINE_LAMBDA {
+        load(position, x[r] + j);
+        load(gradient, g[r] + j);
+        if (offset != nullptr) gradient += offset[r];
+      };
+      for (int64_t r = 0; r < rows; ++r) {
+        load_row(r);
+        along += position * gradient;
+      }
+      load(factor, scale + j);
+      along *= factor * factor;
+      for (int l = 0; l < kStrip; ++l) along[l] = factor[l] * eps >= 1 ? 0 : along[l];
+      for (int64_t r = 0; r < rows; ++r) {
+        load_row(r);
+        store(out[r] + j, (gradient - position * along) * factor);
+      }
+    });
   }
 };
 

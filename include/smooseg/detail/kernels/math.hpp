@@ -13,21 +13,13 @@ namespace smooseg::detail {
 /// a = max(a, b), lane by lane.
 template <class T, int lanes>
 SMOOSEG_INLINE void raise(Wide<T, lanes>& a, const Wide<T, lanes>& b) {
-#if defined(__GNUC__)
   a = a < b ? b : a;
-#else
-  for (int i = 0; i < lanes; ++i) a[i] = a[i] < b[i] ? b[i] : a[i];
-#endif
 }
 
 /// a = min(a, b), lane by lane.
 template <class T, int lanes>
 SMOOSEG_INLINE void lower(Wide<T, lanes>& a, const Wide<T, lanes>& b) {
-#if defined(__GNUC__)
   a = b < a ? b : a;
-#else
-  for (int i = 0; i < lanes; ++i) a[i] = b[i] < a[i] ? b[i] : a[i];
-#endif
 }
 
 /// The largest lane. By halves, which a compiler turns into a few instructions; those of less than a register it would
@@ -90,7 +82,6 @@ constexpr float kLeastExponent = -60;
 /// whose argument is at most ln(2) / 2.
 template <int lanes>
 SMOOSEG_INLINE void exponential(Wide<float, lanes>& x) {
-#if defined(__GNUC__)
   using Bits = Wide<std::uint32_t, lanes>;  // unsigned: what is far below wraps around, before it is replaced by 0
   // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
   constexpr float kRound = 12582912, kInverseLn2 = 1.44269504088896f;
@@ -110,9 +101,6 @@ SMOOSEG_INLINE void exponential(Wide<float, lanes>& x) {
   bits += exponent << 23;
   std::memcpy(&p, &bits, sizeof(p));
   x = x < kLeastExponent ? Wide<float, lanes>{} : p;
-#else
-  for (int i = 0; i < lanes; ++i) x[i] = x[i] < kLeastExponent ? 0 : std::exp(x[i]);
-#endif
 }
 template <int lanes>
 SMOOSEG_INLINE void exponential(Wide<double, lanes>& x) {

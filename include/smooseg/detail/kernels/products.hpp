@@ -198,11 +198,12 @@ struct DotProduct {
 /// left (B,M,R), or (1,M,R) for all of the batch, times right (B,R,N); column n of the result times scale (B,1,N),
 /// where one is given. Either the rows of `right` are contiguous or its columns are; else it is copied.
 /// Records no gradients.
+/// @param sum where it is given, contiguous (B,M,N) to which the product is added, and which is returned.
 /// @return (B,M,N), contiguous.
-inline Tensor batched_product(Tensor left, Tensor right, const Tensor& scale = {}) {
+inline Tensor batched_product(Tensor left, Tensor right, const Tensor& scale = {}, Tensor sum = {}) {
   if (!has_kernels(left) || !has_kernels(right)) {
     const Tensor product = at::matmul(left, right);
-    return scale.defined() ? product * scale : product;
+    return sum.defined() ? sum.add_(product) : scale.defined() ? product * scale : product;
   }
   const bool columns_contiguous = right.stride(1) == 1 && (right.size(2) == 1 || right.stride(2) != 1);
   if (!has_contiguous_rows(left)) left = left.contiguous();
@@ -211,7 +212,7 @@ inline Tensor batched_product(Tensor left, Tensor right, const Tensor& scale = {
   const int64_t batch = right.size(0), m = left.size(1), reduced = left.size(2);
   const int64_t n = right.size(columns_contiguous ? 1 : 2);
   const Tensor factors = scale.defined() ? scale.contiguous() : scale;
-  const Tensor out = torch::empty({batch, m, n}, right.options());
+  const Tensor out = sum.defined() ? sum : torch::empty({batch, m, n}, right.options());
   with_scalar(right, [&](auto zero) {
     using T = decltype(zero);
     const T* const factor = factors.defined() ? factors.data_ptr<T>() : nullptr;
@@ -221,7 +222,8 @@ inline Tensor batched_product(Tensor left, Tensor right, const Tensor& scale = {
         const Rows<const T> x = rows_of<const T>(right, b);
         run_kernel<Kernel>(machine_isa(), m, reduced, count, rows_of<const T>(left, b),
                            columns_contiguous ? x.at(first, 0) : x.at(0, first),
-                           factor == nullptr ? factor : factor + b * n + first, rows_of<T>(out, b, first));
+                           factor == nullptr ? factor : factor + b * n + first, rows_of<T>(out, b, first),
+                           sum.defined());
       });
     };
     if (columns_contiguous) {
@@ -231,24 +233,6 @@ inline Tensor batched_product(Tensor left, Tensor right, const Tensor& scale = {
     }
   });
   return out;
-}
-
-/// out (B,M,N), contiguous, += left (B,M,R) right (B,R,N).
-inline void add_batched_product(Tensor out, const Tensor& left, const Tensor& right) {
-  if (!has_kernels(out)) {
-    out.baddbmm_(left, right);
-    return;
-  }
-  const Tensor l = left.contiguous(), r = right.contiguous();
-  with_scalar(out, [&](auto zero) {
-    using T = decltype(zero);
-    for_each_task(r.size(0), r.size(2), RowProduct::kTaskColumns, l.size(1) * l.size(2),
-                  [&](int64_t b, int64_t first, int64_t count) {
-                    run_kernel<RowProduct>(machine_isa(), l.size(1), l.size(2), count, rows_of<const T>(l, b),
-                                           rows_of<const T>(r, b, first), static_cast<const T*>(nullptr),
-                                           rows_of<T>(out, b, first), true);
-                  });
-  });
 }
 
 /// The sum over dimension 0 of t (B,M,N): (M,N). Unlike LibTorch's, on the library's threads.

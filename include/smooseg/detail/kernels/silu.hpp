@@ -15,31 +15,23 @@ namespace smooseg::detail {
 struct Silu {
   template <Isa isa, class T>
   SMOOSEG_INLINE static void run(int64_t rows, int64_t n, Rows<const T> x, Rows<T> out, Rows<T> grad) {
-    constexpr int kVector = kLanes<T, isa>;
     for (int64_t r = 0; r < rows; ++r) {
-      T* const gradient = grad.data == nullptr ? nullptr : grad[r];
-      int64_t i = 0;
-      for (; i + kVector <= n; i += kVector) apply<kVector>(x[r] + i, out[r] + i, gradient, i);
-      for (; i < n; ++i) apply<1>(x[r] + i, out[r] + i, gradient, i);
+      for_strips<isa, T>(n, [&](auto lanes, int64_t j) SMOOSEG_INLINE_LAMBDA {
+        constexpr int kStrip = decltype(lanes)::value;
+        using W = Wide<T, kStrip>;
+        W value, gradient;
+        load(value, x[r] + j);
+        W sigmoid = value * T{-1};
+        lower<T, kStrip>(sigmoid, W{} + T{80});  // whose exponential is still a number
+        exponential<kStrip>(sigmoid);
+        sigmoid = (W{} + T{1}) / (sigmoid + T{1});
+        const W y = value * sigmoid;
+        store(out[r] + j, y);
+        if (grad.data == nullptr) return;
+        load(gradient, grad[r] + j);
+        store(grad[r] + j, gradient * (sigmoid + y * (W{} + T{1} - sigmoid)));
+      });
     }
-  }
-
- private:
-  template <int lanes, class T>
-  SMOOSEG_INLINE static void apply(const T* from, T* out, T* gradient, int64_t i) {
-    using W = Wide<T, lanes>;
-    W x;
-    load(x, from);
-    W sigmoid = x * T{-1};
-    lower<T, lanes>(sigmoid, W{} + T{80});  // whose exponential is still a number
-    exponential<lanes>(sigmoid);
-    sigmoid = (W{} + T{1}) / (sigmoid + T{1});
-    const W y = x * sigmoid;
-    store(out, y);
-    if (gradient == nullptr) return;
-    W g;
-    load(g, gradient + i);
-    store(gradient + i, g * (sigmoid + y * (W{} + T{1} - sigmoid)));
   }
 };
 

@@ -5,19 +5,20 @@
 //
 // A kernel is a struct with `template <Isa isa> SMOOSEG_INLINE static void run(arguments...)`, written with `Wide`.
 
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <type_traits>
 
-#if defined(__GNUC__)
+#if !defined(__GNUC__) && !defined(__clang__)
+#error "smooseg needs GCC or Clang, whose vector types its kernels are written with"
+#endif
+
 #define SMOOSEG_INLINE inline __attribute__((always_inline))
 #define SMOOSEG_INLINE_LAMBDA __attribute__((always_inline))
 #define SMOOSEG_UNROLL _Pragma("GCC unroll 8")
-#else
-#define SMOOSEG_INLINE inline
-#define SMOOSEG_INLINE_LAMBDA
-#define SMOOSEG_UNROLL
-#endif
 
-#if defined(__GNUC__) && defined(__x86_64__)
+#if defined(__x86_64__)
 #define SMOOSEG_HAS_ISAS 1
 #define SMOOSEG_TARGET_AVX2 __attribute__((target("avx2,fma")))
 #define SMOOSEG_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
@@ -54,7 +55,6 @@ constexpr int register_bytes(Isa isa) {
 template <class T, Isa isa>
 constexpr int kLanes = register_bytes(isa) / static_cast<int>(sizeof(T));
 
-#if defined(__GNUC__)
 template <class T, int lanes>
 struct WideType {
   typedef T type __attribute__((vector_size(lanes * sizeof(T))));
@@ -62,34 +62,6 @@ struct WideType {
 /// One vector register of T: + - * / lane by lane, also with a single number, and [lane].
 template <class T, int lanes>
 using Wide = typename WideType<T, lanes>::type;
-#else
-template <class T, int lanes>
-struct Wide {
-  T lane[lanes];
-  T operator[](int i) const { return lane[i]; }
-  T& operator[](int i) { return lane[i]; }
-#define SMOOSEG_WIDE_OPERATOR(op, assign)                     \
-  friend Wide operator op(Wide a, const Wide& b) {            \
-    return a assign b;                                        \
-  }                                                           \
-  friend Wide operator op(Wide a, T b) {                      \
-    return a assign b;                                        \
-  }                                                           \
-  Wide& operator assign(const Wide& b) {                      \
-    for (int i = 0; i < lanes; ++i) lane[i] assign b.lane[i]; \
-    return *this;                                             \
-  }                                                           \
-  Wide& operator assign(T b) {                                \
-    for (int i = 0; i < lanes; ++i) lane[i] assign b;         \
-    return *this;                                             \
-  }
-  SMOOSEG_WIDE_OPERATOR(+, +=)
-  SMOOSEG_WIDE_OPERATOR(-, -=)
-  SMOOSEG_WIDE_OPERATOR(*, *=)
-  SMOOSEG_WIDE_OPERATOR(/, /=)
-#undef SMOOSEG_WIDE_OPERATOR
-};
-#endif
 
 // By reference: how a vector is passed by value depends on the caller's flags. Memory need not be aligned.
 template <class W, class T>
@@ -103,10 +75,8 @@ SMOOSEG_INLINE void store(T* to, const W& value) {
 
 /// Asks for the memory that will be read soon; any address will do.
 template <class T>
-SMOOSEG_INLINE void prefetch([[maybe_unused]] const T* address) {
-#if defined(__GNUC__)
+SMOOSEG_INLINE void prefetch(const T* address) {
   __builtin_prefetch(address);
-#endif
 }
 
 /// The same for `count` elements.
@@ -115,6 +85,16 @@ SMOOSEG_INLINE void prefetch(const T* from, std::size_t count) {
   constexpr std::size_t kCacheLine = 64;
   const char* const bytes = reinterpret_cast<const char*>(from);
   for (std::size_t i = 0; i < count * sizeof(T); i += kCacheLine) prefetch(bytes + i);
+}
+
+/// Calls f(lanes, j) for strips of n columns that begin with column j: of the lanes of a vector, which an
+/// `std::integral_constant` says, as long as there are as many, then of one.
+template <Isa isa, class T, class F>
+SMOOSEG_INLINE void for_strips(std::int64_t n, const F& f) {
+  constexpr int kVector = kLanes<T, isa>;
+  std::int64_t j = 0;
+  for (; j + kVector <= n; j += kVector) f(std::integral_constant<int, kVector>{}, j);
+  for (; j < n; ++j) f(std::integral_constant<int, 1>{}, j);
 }
 
 template <class Kernel, class... Args>
