@@ -2,12 +2,8 @@
 
 // Files that appear whole or not at all. Needs no LibTorch.
 
-#ifdef _WIN32
-#include <process.h>
-#else
 #include <fcntl.h>
 #include <unistd.h>
-#endif
 
 #include <atomic>
 #include <cerrno>
@@ -69,7 +65,7 @@ class AtomicFile {
   }
 
   /// `commit` for files that must survive a power cut: content and name are on the disk when this returns. That takes
-  /// milliseconds. On Windows it does no more than `commit`.
+  /// milliseconds.
   /// @throws std::runtime_error as `commit`.
   void commit_to_disk() {
     sync(temporary_);
@@ -89,13 +85,8 @@ class AtomicFile {
 
  private:
   static std::string temporary_name() {
-#ifdef _WIN32
-    const auto process = _getpid();
-#else
-    const auto process = getpid();
-#endif
     static std::atomic<unsigned> counter{0};
-    return ".smooseg-" + std::to_string(process) + "-" + std::to_string(counter++) + ".tmp";
+    return ".smooseg-" + std::to_string(::getpid()) + "-" + std::to_string(counter++) + ".tmp";
   }
 
   // Leaves errno at 0 on success and says why in errno on failure; "x" refuses a file that is already there.
@@ -109,13 +100,11 @@ class AtomicFile {
 
   // Waits until the content of a file, or the names in a folder, are on the disk. Not every file system can do that for
   // folders, and not every folder that may be written to may be read.
-  void sync([[maybe_unused]] const std::filesystem::path& path) const {
-#ifndef _WIN32
+  void sync(const std::filesystem::path& path) const {
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     const int code = descriptor >= 0 && ::fsync(descriptor) == 0 ? 0 : errno;
     if (descriptor >= 0) ::close(descriptor);
     if (code != 0 && code != EACCES && code != EINVAL && code != ENOTSUP) fail(target_, system_reason(code));
-#endif
   }
 
   std::filesystem::path target_;
