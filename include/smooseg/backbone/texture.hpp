@@ -21,12 +21,10 @@
 #include <functional>
 #include <optional>
 #include <ostream>
-#include <utility>
 #include <vector>
 
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/baselines/kmeans.hpp"
-#include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::backbone {
@@ -101,14 +99,13 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
   }
 
   /// How much each patch resembles each texton.
-  /// @param images (B,3,H,W), floating, RGB in [0,1] normalised with `kImageNetMean` and `kImageNetStd`; H and W
-  ///   multiples of 8. Pictures of any size: little more memory is used than the result takes.
+  /// @param images as `Backbone::features` takes them, on the device of the textons. Pictures of any size: little more
+  ///   memory is used than the result takes.
   /// @return (B,K,H/8,W/8), non-negative, of unit length along K.
   /// @throws c10::Error for other shapes, dtypes or devices, and before `fit` or a load.
   Tensor features(const Tensor& images) override {
     constexpr auto kFunction = "Texture::features";
-    check_images(images, kFunction);
-    smooseg::detail::check_same_device(images, textons, kFunction, "images", "the textons");
+    check_images(images, kFunction, textons);
     TORCH_CHECK(textons.any().item<bool>(), kFunction,
                 ": there are no textons yet; call `fit` with pictures, or load a fitted state");
     const torch::NoGradGuard no_grad;
@@ -116,12 +113,9 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     const Tensor x = with_position(statistics(images)).flatten(2);
     const Tensor result = at::empty({x.size(0), options.textons(), x.size(2)}, textons.options());
     for (int64_t image = 0; image < x.size(0); ++image) {
-      for (int64_t first = 0; first < x.size(2); first += kPatchesAtATime) {
-        const auto part = [&](const Tensor& t) {
-          return t.narrow(0, image, 1).slice(2, first, first + kPatchesAtATime);
-        };
-        part(result).copy_(resemblance(part(x)));
-      }
+      const auto parts = [&](const Tensor& t) { return t.narrow(0, image, 1).split(kPatchesAtATime, 2); };
+      const std::vector<Tensor> from = parts(x), to = parts(result);
+      for (std::size_t i = 0; i < from.size(); ++i) to[i].copy_(resemblance(from[i]));
     }
     return result.view({images.size(0), options.textons(), images.size(2) / kPatch, images.size(3) / kPatch});
   }
@@ -245,9 +239,9 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     const int64_t rows = images.size(2) / kPatch, width = images.size(3);
     const int64_t images_at_a_time = std::max<int64_t>(1, kPixelsAtATime / (images.size(2) * width));
     const int64_t rows_at_a_time = std::max<int64_t>(kLeastRows, kPixelsAtATime / (kPatch * width));
-    std::vector<Tensor> batches, strips;
+    std::vector<Tensor> batches;
     for (const Tensor& batch : images.split(images_at_a_time)) {
-      strips.clear();
+      std::vector<Tensor> strips;
       for (int64_t row = 0; row < rows; row += rows_at_a_time) {
         strips.push_back(patch_statistics(batch, row, std::min(row + rows_at_a_time, rows), dtype));
       }

@@ -7,7 +7,6 @@
 #include <ATen/Functions.h>
 #include <c10/util/Exception.h>
 #include <torch/arg.h>
-#include <torch/nn/functional/linear.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/linear.h>
@@ -16,15 +15,16 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <ostream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/detail/autograd/linear.hpp"
-#include "smooseg/detail/check.hpp"
 #include "smooseg/detail/kernels/attention.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
@@ -164,20 +164,8 @@ class FeedForwardImpl : public torch::nn::Module {
 };
 TORCH_MODULE(FeedForward);
 
-/// A factor per channel; parameter gamma (C).
-class LayerScaleImpl : public torch::nn::Module {
- public:
-  explicit LayerScaleImpl(const VisionTransformerOptions& options)
-      : gamma_(register_parameter("gamma", at::ones({options.embed_dim()}))) {}
-
-  Tensor forward(const Tensor& x) { return x * gamma_; }
-
- private:
-  Tensor gamma_;
-};
-TORCH_MODULE(LayerScale);
-
-/// One block: x + attn(norm1(x)), then the same with mlp and norm2; scaled by ls1 and ls2 where the options say so.
+/// One block: x + attn(norm1(x)), then the same with mlp and norm2; where the options say so, channels are scaled by
+/// ls1.gamma and ls2.gamma before they are added.
 class TransformerBlockImpl : public torch::nn::Module {
  public:
   explicit TransformerBlockImpl(const VisionTransformerOptions& options)
@@ -186,14 +174,18 @@ class TransformerBlockImpl : public torch::nn::Module {
         norm2_(register_module("norm2", norm(options))),
         mlp_(register_module("mlp", FeedForward(options))) {
     if (!options.layer_scale()) return;
-    ls1_ = register_module("ls1", LayerScale(options));
-    ls2_ = register_module("ls2", LayerScale(options));
+    const auto scale = [&](const char* name) {
+      const auto module = register_module(name, std::make_shared<torch::nn::Module>("LayerScale"));
+      return module->register_parameter("gamma", at::ones({options.embed_dim()}));
+    };
+    scale1_ = scale("ls1");
+    scale2_ = scale("ls2");
   }
 
   /// (B,N,C) -> (B,N,C).
   Tensor forward(const Tensor& x) {
-    const Tensor attended = x + scaled(ls1_, attn_(norm1_(x)));
-    return attended + scaled(ls2_, mlp_(norm2_(attended)));
+    const Tensor attended = x + scaled(attn_(norm1_(x)), scale1_);
+    return attended + scaled(mlp_(norm2_(attended)), scale2_);
   }
 
   /// The keys alone: (B,N,C) -> (B,N,C).
@@ -208,13 +200,13 @@ class TransformerBlockImpl : public torch::nn::Module {
   }
 
  private:
-  static Tensor scaled(LayerScale& scale, const Tensor& x) { return scale.is_empty() ? x : scale(x); }
+  static Tensor scaled(const Tensor& x, const Tensor& scale) { return scale.defined() ? x * scale : x; }
 
   torch::nn::LayerNorm norm1_;
   SelfAttention attn_;
   torch::nn::LayerNorm norm2_;
   FeedForward mlp_;
-  LayerScale ls1_{nullptr}, ls2_{nullptr};
+  Tensor scale1_, scale2_;
 };
 TORCH_MODULE(TransformerBlock);
 
@@ -229,7 +221,20 @@ class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
  public:
   /// @throws c10::Error for sizes that are not positive or do not divide as the options demand.
   explicit VisionTransformerImpl(const VisionTransformerOptions& options_) : options(options_) {
-    check_options();
+    using Size = std::pair<const char*, int64_t>;
+    for (const auto& [name, size] :
+         {Size{"patch_size", options.patch_size()}, Size{"embed_dim", options.embed_dim()},
+          Size{"depth", options.depth()}, Size{"heads", options.heads()}, Size{"image_size", options.image_size()}}) {
+      TORCH_CHECK(size > 0, "VisionTransformer: expected a positive ", name, ", got ", size);
+    }
+    TORCH_CHECK(options.embed_dim() % options.heads() == 0,
+                "VisionTransformer: expected an embed_dim that is a multiple of heads, got ", options.embed_dim(),
+                " and ", options.heads());
+    TORCH_CHECK(options.image_size() % options.patch_size() == 0,
+                "VisionTransformer: expected an image_size that is a multiple of patch_size, got ",
+                options.image_size(), " and ", options.patch_size());
+    TORCH_CHECK(options.register_tokens() >= 0, "VisionTransformer: expected register_tokens of at least 0, got ",
+                options.register_tokens());
     reset();
   }
 
@@ -255,28 +260,25 @@ class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
   }
 
   /// Features of each patch, of the kind that the options name.
-  /// @param images (B,3,H,W), floating, RGB in [0,1] normalised with `kImageNetMean` and `kImageNetStd`; H and W
-  ///   multiples of the patch size p.
-  /// @return (B,C,H/p,W/p), C = embed_dim.
+  /// @param images as `Backbone::features` takes them, on the device of the weights.
+  /// @return (B,C,H/p,W/p), C = embed_dim, p = patch_size.
   /// @throws c10::Error for other shapes, dtypes or devices.
   Tensor features(const Tensor& images) override {
-    check(images, "VisionTransformer::features");
+    check_images(images, "VisionTransformer::features", pos_embed_);
     const bool keys = options.features() == FeatureKind::kKeys;
     const int64_t p = options.patch_size();
-    return in_groups(images,
-                     [&](const Tensor& group) {
-                       const Tensor x = before_last_block(group);
-                       return (keys ? blocks_.back()->keys(x) : norm_(blocks_.back()(x))).slice(1, first_patch());
-                     })
-        .transpose(1, 2)
-        .reshape({images.size(0), options.embed_dim(), images.size(2) / p, images.size(3) / p});
+    const Tensor patches = in_groups(images, [&](const Tensor& group) {
+      const Tensor x = before_last_block(group);
+      return (keys ? blocks_.back()->keys(x) : norm_(blocks_.back()(x))).slice(1, first_patch());
+    });
+    return patches.transpose(1, 2).reshape({images.size(0), channels(), images.size(2) / p, images.size(3) / p});
   }
 
   /// All tokens after the final norm: class, registers, then patches row by row.
   /// @param images as `features` takes them.
   /// @return (B, 1 + register_tokens + H/p W/p, C).
   Tensor tokens(const Tensor& images) {
-    check(images, "VisionTransformer::tokens");
+    check_images(images, "VisionTransformer::tokens", pos_embed_);
     return in_groups(images, [&](const Tensor& group) { return norm_(blocks_.back()(before_last_block(group))); });
   }
 
@@ -285,7 +287,7 @@ class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
   /// @param images as `features` takes them.
   /// @return (B,heads,H/p W/p), patches row by row.
   Tensor attention(const Tensor& images) {
-    check(images, "VisionTransformer::attention");
+    check_images(images, "VisionTransformer::attention", pos_embed_);
     return in_groups(images, [&](const Tensor& group) {
       return blocks_.back()->first_attention(before_last_block(group)).slice(2, first_patch());
     });
@@ -305,30 +307,6 @@ class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
   VisionTransformerOptions options;
 
  private:
-  void check_options() const {
-    const auto positive = [](const char* name, int64_t value) {
-      TORCH_CHECK(value > 0, "VisionTransformer: expected a positive ", name, ", got ", value);
-    };
-    positive("patch_size", options.patch_size());
-    positive("embed_dim", options.embed_dim());
-    positive("depth", options.depth());
-    positive("heads", options.heads());
-    positive("image_size", options.image_size());
-    TORCH_CHECK(options.embed_dim() % options.heads() == 0,
-                "VisionTransformer: expected an embed_dim that is a multiple of heads, got ", options.embed_dim(),
-                " and ", options.heads());
-    TORCH_CHECK(options.image_size() % options.patch_size() == 0,
-                "VisionTransformer: expected an image_size that is a multiple of patch_size, got ",
-                options.image_size(), " and ", options.patch_size());
-    TORCH_CHECK(options.register_tokens() >= 0, "VisionTransformer: expected register_tokens of at least 0, got ",
-                options.register_tokens());
-  }
-
-  void check(const Tensor& images, const char* function) const {
-    check_images(images, function);
-    detail::check_same_device(images, pos_embed_, function, "images", "the weights");
-  }
-
   /// Patches along a side of the image that the position embeddings were made for.
   int64_t grid_side() const { return options.image_size() / options.patch_size(); }
 
