@@ -9,8 +9,6 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/Exception.h>
 #include <torch/arg.h>
-#include <torch/nn/functional/conv.h>
-#include <torch/nn/functional/padding.h>
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
 
@@ -139,7 +137,7 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     // The bound keeps rounding errors of grey or plain pictures from being blown up.
     deviation.copy_(found.std(0).clamp_min(0.01));
     baselines::KMeans kmeans(options.textons(), generator);
-    const double similarity = kmeans.fit(described(patches));
+    const double similarity = kmeans.fit(described(patches.unsqueeze(2)));
     textons.copy_(kmeans.centers());
     return similarity;
   }
@@ -215,13 +213,11 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     return at::cat({statistics, height.expand_as(shape), aside.expand_as(shape)}, 1);
   }
 
-  /// What textons are compared with: statistics standardised, positions weighted, (N,56,...) to the same.
+  /// What textons are compared with: statistics standardised, positions weighted, (B,56,P) to the same.
   Tensor described(const Tensor& x) const {
     const double weight = options.position() * std::sqrt(static_cast<double>(kStatistics));
     const Tensor weights = at::tensor({weight, weight / 2}, mean.options());
-    auto sizes = std::vector<int64_t>(static_cast<std::size_t>(x.dim()), 1);
-    sizes[1] = kStatistics + 2;
-    const auto per_channel = [&](const Tensor& v) { return v.to(x.scalar_type()).view(sizes); };
+    const auto per_channel = [&](const Tensor& v) { return v.to(x.scalar_type()).view({-1, 1}); };
     return (x - per_channel(at::cat({mean, at::zeros_like(weights)}))) *
            per_channel(at::cat({deviation.reciprocal(), weights}));
   }
@@ -301,12 +297,10 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     const Tensor gauss = (t * t / (-2 * sigma * sigma)).exp();
     const Tensor smooth = gauss / gauss.sum();
     const Tensor slope = t * gauss / (t * t * gauss).sum();  // 1 for a ramp of 1 per pixel
-    namespace F = torch::nn::functional;
-    const auto margin = F::PadFuncOptions({radius, radius, radius, radius}).mode(torch::kReplicate);
+    const Tensor padded = at::replication_pad2d(image, {radius, radius, radius, radius});
     const Tensor down = at::stack({smooth, slope}).view({2, 1, -1, 1});    // for gx, gy
     const Tensor across = at::stack({slope, smooth}).view({2, 1, 1, -1});  // the same
-    const auto convolution = F::Conv2dFuncOptions().groups(2);
-    const Tensor g = F::conv2d(F::conv2d(F::pad(image, margin), down), across, convolution);
+    const Tensor g = at::conv2d(at::conv2d(padded, down), across, {}, 1, at::IntArrayRef(0), 1, /*groups=*/2);
     return at::cat({g * g, g.narrow(1, 0, 1) * g.narrow(1, 1, 1)}, 1);
   }
 

@@ -20,7 +20,6 @@
 #include <memory>
 #include <ostream>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "smooseg/backbone/backbone.hpp"
@@ -111,8 +110,11 @@ class SelfAttentionImpl : public torch::nn::Module {
     return detail::apply_linear(proj_, detail::attention(detail::apply_linear(qkv_, x), heads_));
   }
 
-  /// The keys, heads side by side: (B,N,C) -> (B,N,C).
-  Tensor keys(const Tensor& x) const { return project(x, 1); }
+  /// Part 0, 1 or 2 (queries, keys or values) of the projection alone, heads side by side: (B,N,C) -> (B,N,C).
+  Tensor project(const Tensor& x, int64_t part) const {
+    const int64_t first = part * embed_dim_;
+    return detail::linear(x, qkv_->weight.narrow(0, first, embed_dim_), qkv_->bias.narrow(0, first, embed_dim_));
+  }
 
   /// How much the first token attends to each: (B,N,C) -> (B,heads,N), rows of sum 1.
   Tensor first_attention(const Tensor& x) const {
@@ -122,12 +124,6 @@ class SelfAttentionImpl : public torch::nn::Module {
   }
 
  private:
-  /// Part 0, 1 or 2 (queries, keys or values) of the projection alone: (B,N,C) -> (B,N,C).
-  Tensor project(const Tensor& x, int64_t part) const {
-    const int64_t first = part * embed_dim_;
-    return detail::linear(x, qkv_->weight.narrow(0, first, embed_dim_), qkv_->bias.narrow(0, first, embed_dim_));
-  }
-
   /// (B,N,n d) -> (B,n,N,d), a view; d is the size of a head.
   Tensor split_heads(const Tensor& x) const {
     return x.reshape({x.size(0), x.size(1), -1, embed_dim_ / heads_}).transpose(1, 2);
@@ -189,7 +185,7 @@ class TransformerBlockImpl : public torch::nn::Module {
   }
 
   /// The keys alone: (B,N,C) -> (B,N,C).
-  Tensor keys(const Tensor& x) { return attn_->keys(norm1_(x)); }
+  Tensor keys(const Tensor& x) { return attn_->project(norm1_(x), 1); }
 
   /// How much the first token attends to each: (B,N,C) -> (B,heads,N).
   Tensor first_attention(const Tensor& x) { return attn_->first_attention(norm1_(x)); }
@@ -221,12 +217,14 @@ class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
  public:
   /// @throws c10::Error for sizes that are not positive or do not divide as the options demand.
   explicit VisionTransformerImpl(const VisionTransformerOptions& options_) : options(options_) {
-    using Size = std::pair<const char*, int64_t>;
-    for (const auto& [name, size] :
-         {Size{"patch_size", options.patch_size()}, Size{"embed_dim", options.embed_dim()},
-          Size{"depth", options.depth()}, Size{"heads", options.heads()}, Size{"image_size", options.image_size()}}) {
-      TORCH_CHECK(size > 0, "VisionTransformer: expected a positive ", name, ", got ", size);
-    }
+    const auto positive = [](const char* name, int64_t value) {
+      TORCH_CHECK(value > 0, "VisionTransformer: expected a positive ", name, ", got ", value);
+    };
+    positive("patch_size", options.patch_size());
+    positive("embed_dim", options.embed_dim());
+    positive("depth", options.depth());
+    positive("heads", options.heads());
+    positive("image_size", options.image_size());
     TORCH_CHECK(options.embed_dim() % options.heads() == 0,
                 "VisionTransformer: expected an embed_dim that is a multiple of heads, got ", options.embed_dim(),
                 " and ", options.heads());

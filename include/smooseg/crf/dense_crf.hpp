@@ -72,17 +72,15 @@ class DenseCrf {
     settings_.iterations = options.iterations();
     settings_.terms = options.terms();
     settings_.normalization = options.normalization();
-    int64_t classes = 1;
     if (options.compatibility().defined()) {
       const Tensor& given = options.compatibility();
       TORCH_CHECK(given.dim() == 2 && given.size(0) == given.size(1) && given.numel() > 0, kName,
                   ": expected a compatibility of shape (K,K), got ", smooseg::detail::shape_of(given));
-      classes = given.size(0);
       // Transposed, because Eigen goes by columns.
       const Tensor mu = given.detach().to(torch::kCPU, torch::kFloat32).t().contiguous();
-      settings_.compatibility = Eigen::Map<const Eigen::MatrixXf>(mu.data_ptr<float>(), classes, classes);
+      settings_.compatibility = Eigen::Map<const Eigen::MatrixXf>(mu.data_ptr<float>(), mu.size(0), mu.size(1));
     }
-    detail::check(settings_, static_cast<std::size_t>(classes));
+    detail::check(settings_, static_cast<std::size_t>(settings_.compatibility.rows()));
   }
 
   /// Marginals of the classes.
@@ -95,8 +93,7 @@ class DenseCrf {
     check_maps(image, probabilities, kName, "probabilities");
     const double least = probabilities.min().item<double>();
     TORCH_CHECK(least >= 0, kName, ": expected probabilities of at least 0, got ", least);  // NaN, too
-    const Tensor sums = probabilities.sum(-3, /*keepdim=*/false, torch::kFloat32);
-    const double error = (sums - 1).abs().max().item<double>();
+    const double error = (probabilities.sum(-3, false, torch::kFloat32) - 1).abs().max().item<double>();
     const double tolerance = probabilities.element_size() < 4 ? 2e-2 : 1e-3;
     TORCH_CHECK(error <= tolerance, kName, ": expected probabilities whose sum over the classes is 1, got a sum ",
                 error, " away from it");

@@ -34,14 +34,11 @@ enum class Normalization {
 /// One Gaussian kernel of the pairwise potential (Eqs. 2 and 3), with its weight w:
 /// w exp(-|p_i - p_j|^2 / (2 sxy^2) - |c_i - c_j|^2 / (2 srgb^2)), the second part only in a bilateral one.
 struct PairwiseTerm {
-  /// @param sxy standard deviation of positions p, in pixels.
   static PairwiseTerm gaussian(double sxy, double weight) { return {sxy, std::nullopt, weight}; }
-
-  /// @param sxy standard deviation of positions p, in pixels. @param srgb of colours c, in steps of 1/255.
   static PairwiseTerm bilateral(double sxy, double srgb, double weight) { return {sxy, srgb, weight}; }
 
-  double sxy;
-  std::optional<double> srgb;
+  double sxy;                  ///< standard deviation of positions p, in pixels
+  std::optional<double> srgb;  ///< that of colours c, in steps of 1/255; only in a bilateral one
   double weight;
 };
 

@@ -7,7 +7,6 @@
 
 #include <atomic>
 #include <cerrno>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -35,11 +34,13 @@ class AtomicFile {
     if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
       fail(target, std::filesystem::is_directory(status) ? "it is a folder" : "it is not a regular file");
     }
+    int descriptor = -1;
     do {
       temporary_ = target.parent_path() / temporary_name();
-      errno = 0;
-    } while (!create(temporary_) && errno == EEXIST);
-    if (errno != 0) fail(target, system_reason(errno));
+      descriptor = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    } while (descriptor < 0 && errno == EEXIST);
+    if (descriptor < 0) fail(target, system_reason(errno));
+    ::close(descriptor);
   }
 
   AtomicFile(const AtomicFile&) = delete;
@@ -87,15 +88,6 @@ class AtomicFile {
   static std::string temporary_name() {
     static std::atomic<unsigned> counter{0};
     return ".smooseg-" + std::to_string(::getpid()) + "-" + std::to_string(counter++) + ".tmp";
-  }
-
-  // Leaves errno at 0 on success and says why in errno on failure; "x" refuses a file that is already there.
-  static bool create(const std::filesystem::path& path) {
-    std::FILE* file = std::fopen(path.string().c_str(), "wbx");
-    if (file == nullptr) return false;
-    std::fclose(file);
-    errno = 0;
-    return true;
   }
 
   // Waits until the content of a file, or the names in a folder, are on the disk. Not every file system can do that for

@@ -245,8 +245,7 @@ std::vector<NamesFound> count_names(const TensorMap& tensors, const Naming& nami
     const auto ours = our_name(naming, std::string_view(name).substr(begin), accept);
     if (ours) found[name.substr(0, begin)].insert(ours->name);
   };
-  for (const auto& item : tensors) {
-    const std::string& name = item.first;
+  for (const auto& [name, tensor] : tensors) {
     if (!prefix.empty()) {
       if (starts_with(name, prefix)) look(name, prefix.size());
       continue;
@@ -305,14 +304,12 @@ TensorMap to_ours(const TensorMap& tensors, const Naming& naming, const std::str
     const std::string theirs = it->first.substr(prefix.size());
     if (naming.is_unused(theirs) && !wanted(theirs)) continue;
     const auto ours = our_name(naming, theirs, [](const std::string&) { return true; });
-    if (ours && ours->parts == 1) {
-      result[ours->name] = it->second;
-    } else if (ours) {
+    if (ours && ours->parts > 1) {
       auto& list = parts[ours->name];
       list.resize(ours->parts);
       list[ours->part] = {theirs, it->second};
     } else {
-      result[theirs] = it->second;
+      result[ours ? ours->name : theirs] = it->second;
     }
   }
   for (const auto& [name, list] : parts) {
