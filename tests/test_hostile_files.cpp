@@ -31,7 +31,7 @@ const std::string kName = "the/file";
 
 /// What `read_tensors` does with a file of these bytes.
 TensorMap parse(const FileBytes& file) {
-  if (readers::is_zip(file) || readers::is_legacy_checkpoint(file)) return readers::parse_torch_checkpoint(file);
+  if (readers::is_torch_checkpoint(file)) return readers::parse_torch_checkpoint(file);
   return readers::parse_safetensors(file).tensors;
 }
 

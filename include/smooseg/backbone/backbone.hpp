@@ -66,14 +66,16 @@ class Backbone : public torch::nn::Module {
   }
 
  protected:
-  /// Checks what `features` demands of its images; `function` names the caller in the error.
-  void check_images(const Tensor& images, const char* function) const {
+  /// Checks what `features` demands of its images, also that they lie where the backbone's weights do, if these are
+  /// given; `function` names the caller in the error.
+  void check_images(const Tensor& images, const char* function, const Tensor& weights = {}) const {
     const int64_t p = patch_size();
     detail::check_map(images, function, "images", "(B,3,H,W)", 4);
     TORCH_CHECK(images.size(1) == 3, function, ": expected images of shape (B,3,H,W), got ", detail::shape_of(images));
     TORCH_CHECK(images.size(2) % p == 0 && images.size(3) % p == 0, function,
                 ": expected a height and width that are multiples of the patch size ", p, ", got ", images.size(2),
                 " x ", images.size(3));
+    if (weights.defined()) detail::check_same_device(images, weights, function, "images", "the weights");
   }
 };
 
@@ -96,13 +98,11 @@ class CloneableBackbone : public Backbone {
       for (const auto& item : from) {
         auto tensor = item.value().clone();
         to[item.key()].set_data(device ? tensor.to(*device) : tensor);
+        to[item.key()].set_requires_grad(item.value().requires_grad());
       }
     };
     copy_tensors(named_parameters(), copy->named_parameters());
     copy_tensors(named_buffers(), copy->named_buffers());
-    for (const auto& parameter : named_parameters()) {
-      copy->named_parameters()[parameter.key()].set_requires_grad(parameter.value().requires_grad());
-    }
     copy->train(is_training());
     return copy;
   }

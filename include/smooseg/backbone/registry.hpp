@@ -65,14 +65,6 @@ inline const std::vector<RegistryEntry>& registry() {
           return std::make_shared<VisionTransformerImpl>(all.features(chosen.features()));
         }};
   };
-  const auto without_keys = [](const std::string& name, int64_t patch_size, int64_t channels,
-                               const PretrainedWeights& weights, const auto& make) {
-    return RegistryEntry{name, patch_size, channels, weights, false, [=](const BackboneOptions& chosen) {
-                           TORCH_CHECK(chosen.features() == FeatureKind::kTokens, "backbone: ", name,
-                                       " has no keys; expected FeatureKind::kTokens");
-                           return make(chosen);
-                         }};
-  };
   // DINO's file FILE.pth lies in a folder of its own name.
   const auto dino_file = [](const std::string& file) {
     return PretrainedWeights{file + ".pth", "dino/" + file + "/" + file + ".pth", "Apache-2.0", 0, ""};
@@ -88,19 +80,11 @@ inline const std::vector<RegistryEntry>& registry() {
     return transformer(model + (registers ? "_reg" : ""), options,
                        {file, "dinov2/" + model + "/" + file, "Apache-2.0", bytes, sha256});
   };
-  const auto resnet50 = [&](const std::string& name, const PretrainedWeights& weights) {
-    return without_keys(name, 32, 2048, weights,
-                        [](const BackboneOptions&) { return std::make_shared<ResNetImpl>(ResNetOptions::resnet50()); });
-  };
-  const auto texture = [&] {
-    auto entry = without_keys("texture", 8, TextureOptions().textons(), {}, [](const BackboneOptions& chosen) {
-      return std::make_shared<TextureImpl>(chosen.texture());
-    });
-    // Its cosines are those of non-negative vectors, hence higher than those of DINO's features.
-    entry.within_threshold = 0.2;
-    entry.across_threshold = 0.7;
-    return entry;
-  };
+  const PretrainedWeights moco_file{"moco_v2_800ep_pretrain.pth.tar",
+                                    "moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar",
+                                    "CC-BY-NC-4.0", 0, ""};
+  const auto resnet50 = [](const BackboneOptions&) { return std::make_shared<ResNetImpl>(ResNetOptions::resnet50()); };
+  const auto texture = [](const BackboneOptions& chosen) { return std::make_shared<TextureImpl>(chosen.texture()); };
   static const std::vector<RegistryEntry> entries{
       dino("dino_vits8", Options::dino_vits8(), "dino_deitsmall8_pretrain"),
       dino("dino_vits16", Options::dino_vits16(), "dino_deitsmall16_pretrain"),
@@ -122,11 +106,10 @@ inline const std::vector<RegistryEntry>& registry() {
              "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51"),
       dinov2("dinov2_vitg14", Options::dinov2_vitg14(true), 4'546'140'349,
              "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283"),
-      resnet50("dino_resnet50", dino_file("dino_resnet50_pretrain")),
-      resnet50("mocov2_resnet50",
-               {"moco_v2_800ep_pretrain.pth.tar", "moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar",
-                "CC-BY-NC-4.0", 0, ""}),
-      texture(),
+      {"dino_resnet50", 32, 2048, dino_file("dino_resnet50_pretrain"), false, resnet50},
+      {"mocov2_resnet50", 32, 2048, moco_file, false, resnet50},
+      // Its cosines are those of non-negative vectors, hence higher than those of DINO's features.
+      {"texture", 8, TextureOptions().textons(), {}, false, texture, 0.2, 0.7},
   };
   return entries;
 }
@@ -146,7 +129,10 @@ inline const RegistryEntry& find(const std::string& name) {
 /// fitted.
 /// @throws c10::Error for an unknown name, and for features that the backbone does not have.
 inline std::shared_ptr<Backbone> make(const std::string& name, const BackboneOptions& options = {}) {
-  return find(name).make(options);
+  const RegistryEntry& entry = find(name);
+  TORCH_CHECK(entry.has_keys || options.features() == FeatureKind::kTokens, "backbone: ", name,
+              " has no keys; expected FeatureKind::kTokens");
+  return entry.make(options);
 }
 
 }  // namespace smooseg::backbone

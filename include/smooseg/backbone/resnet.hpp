@@ -19,7 +19,6 @@
 #include <vector>
 
 #include "smooseg/backbone/backbone.hpp"
-#include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::backbone {
@@ -115,9 +114,7 @@ class ResNetImpl : public CloneableBackbone<ResNetImpl> {
  public:
   /// @throws c10::Error for sizes that are not positive, or other than four stages.
   explicit ResNetImpl(const ResNetOptions& options_ = {}) : options(options_) {
-    constexpr std::size_t kStages = 4;
-    TORCH_CHECK(options.blocks().size() == kStages, "ResNet: expected blocks of 4 stages, got ",
-                options.blocks().size());
+    TORCH_CHECK(options.blocks().size() == 4, "ResNet: expected blocks of 4 stages, got ", options.blocks().size());
     for (const int64_t count : options.blocks()) {
       TORCH_CHECK(count > 0, "ResNet: expected positive numbers of blocks, got ", c10::IntArrayRef(options.blocks()));
     }
@@ -144,14 +141,11 @@ class ResNetImpl : public CloneableBackbone<ResNetImpl> {
   }
 
   /// The maps of the last stage.
-  /// @param images (B,3,H,W), floating, RGB in [0,1] normalised with `kImageNetMean` and `kImageNetStd`; H and W
-  ///   multiples of 32. (The network itself would round sizes up, as `Segmenter` does for every backbone.)
+  /// @param images as `Backbone::features` takes them, on the device of the weights.
   /// @return (B, 32 width, H/32, W/32).
   /// @throws c10::Error for other shapes, dtypes or devices.
   Tensor features(const Tensor& images) override {
-    constexpr auto kFunction = "ResNet::features";
-    check_images(images, kFunction);
-    detail::check_same_device(images, conv1_->weight, kFunction, "images", "the weights");
+    check_images(images, "ResNet::features", conv1_->weight);
     // The CPU's convolutions work on channels that lie beside each other.
     Tensor x = images.to(conv1_->weight.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
     x = at::max_pool2d(bn1_->of(conv1_, x).relu_(), 3, 2, 1);

@@ -9,8 +9,6 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/Exception.h>
 #include <torch/arg.h>
-#include <torch/nn/functional/conv.h>
-#include <torch/nn/functional/padding.h>
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
 
@@ -21,12 +19,10 @@
 #include <functional>
 #include <optional>
 #include <ostream>
-#include <utility>
 #include <vector>
 
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/baselines/kmeans.hpp"
-#include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::backbone {
@@ -101,14 +97,13 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
   }
 
   /// How much each patch resembles each texton.
-  /// @param images (B,3,H,W), floating, RGB in [0,1] normalised with `kImageNetMean` and `kImageNetStd`; H and W
-  ///   multiples of 8. Pictures of any size: little more memory is used than the result takes.
+  /// @param images as `Backbone::features` takes them, on the device of the textons. Pictures of any size: little more
+  ///   memory is used than the result takes.
   /// @return (B,K,H/8,W/8), non-negative, of unit length along K.
   /// @throws c10::Error for other shapes, dtypes or devices, and before `fit` or a load.
   Tensor features(const Tensor& images) override {
     constexpr auto kFunction = "Texture::features";
-    check_images(images, kFunction);
-    smooseg::detail::check_same_device(images, textons, kFunction, "images", "the textons");
+    check_images(images, kFunction, textons);
     TORCH_CHECK(textons.any().item<bool>(), kFunction,
                 ": there are no textons yet; call `fit` with pictures, or load a fitted state");
     const torch::NoGradGuard no_grad;
@@ -116,12 +111,9 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     const Tensor x = with_position(statistics(images)).flatten(2);
     const Tensor result = at::empty({x.size(0), options.textons(), x.size(2)}, textons.options());
     for (int64_t image = 0; image < x.size(0); ++image) {
-      for (int64_t first = 0; first < x.size(2); first += kPatchesAtATime) {
-        const auto part = [&](const Tensor& t) {
-          return t.narrow(0, image, 1).slice(2, first, first + kPatchesAtATime);
-        };
-        part(result).copy_(resemblance(part(x)));
-      }
+      const auto parts = [&](const Tensor& t) { return t.narrow(0, image, 1).split(kPatchesAtATime, 2); };
+      const std::vector<Tensor> from = parts(x), to = parts(result);
+      for (std::size_t i = 0; i < from.size(); ++i) to[i].copy_(resemblance(from[i]));
     }
     return result.view({images.size(0), options.textons(), images.size(2) / kPatch, images.size(3) / kPatch});
   }
@@ -145,7 +137,7 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     // The bound keeps rounding errors of grey or plain pictures from being blown up.
     deviation.copy_(found.std(0).clamp_min(0.01));
     baselines::KMeans kmeans(options.textons(), generator);
-    const double similarity = kmeans.fit(described(patches));
+    const double similarity = kmeans.fit(described(patches.unsqueeze(2)));
     textons.copy_(kmeans.centers());
     return similarity;
   }
@@ -221,13 +213,11 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     return at::cat({statistics, height.expand_as(shape), aside.expand_as(shape)}, 1);
   }
 
-  /// What textons are compared with: statistics standardised, positions weighted, (N,56,...) to the same.
+  /// What textons are compared with: statistics standardised, positions weighted, (B,56,P) to the same.
   Tensor described(const Tensor& x) const {
     const double weight = options.position() * std::sqrt(static_cast<double>(kStatistics));
     const Tensor weights = at::tensor({weight, weight / 2}, mean.options());
-    auto sizes = std::vector<int64_t>(static_cast<std::size_t>(x.dim()), 1);
-    sizes[1] = kStatistics + 2;
-    const auto per_channel = [&](const Tensor& v) { return v.to(x.scalar_type()).view(sizes); };
+    const auto per_channel = [&](const Tensor& v) { return v.to(x.scalar_type()).view({-1, 1}); };
     return (x - per_channel(at::cat({mean, at::zeros_like(weights)}))) *
            per_channel(at::cat({deviation.reciprocal(), weights}));
   }
@@ -245,9 +235,9 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     const int64_t rows = images.size(2) / kPatch, width = images.size(3);
     const int64_t images_at_a_time = std::max<int64_t>(1, kPixelsAtATime / (images.size(2) * width));
     const int64_t rows_at_a_time = std::max<int64_t>(kLeastRows, kPixelsAtATime / (kPatch * width));
-    std::vector<Tensor> batches, strips;
+    std::vector<Tensor> batches;
     for (const Tensor& batch : images.split(images_at_a_time)) {
-      strips.clear();
+      std::vector<Tensor> strips;
       for (int64_t row = 0; row < rows; row += rows_at_a_time) {
         strips.push_back(patch_statistics(batch, row, std::min(row + rows_at_a_time, rows), dtype));
       }
@@ -307,12 +297,10 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     const Tensor gauss = (t * t / (-2 * sigma * sigma)).exp();
     const Tensor smooth = gauss / gauss.sum();
     const Tensor slope = t * gauss / (t * t * gauss).sum();  // 1 for a ramp of 1 per pixel
-    namespace F = torch::nn::functional;
-    const auto margin = F::PadFuncOptions({radius, radius, radius, radius}).mode(torch::kReplicate);
+    const Tensor padded = at::replication_pad2d(image, {radius, radius, radius, radius});
     const Tensor down = at::stack({smooth, slope}).view({2, 1, -1, 1});    // for gx, gy
     const Tensor across = at::stack({slope, smooth}).view({2, 1, 1, -1});  // the same
-    const auto convolution = F::Conv2dFuncOptions().groups(2);
-    const Tensor g = F::conv2d(F::conv2d(F::pad(image, margin), down), across, convolution);
+    const Tensor g = at::conv2d(at::conv2d(padded, down), across, {}, 1, at::IntArrayRef(0), 1, /*groups=*/2);
     return at::cat({g * g, g.narrow(1, 0, 1) * g.narrow(1, 1, 1)}, 1);
   }
 

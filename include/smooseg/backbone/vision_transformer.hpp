@@ -7,7 +7,6 @@
 #include <ATen/Functions.h>
 #include <c10/util/Exception.h>
 #include <torch/arg.h>
-#include <torch/nn/functional/linear.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/linear.h>
@@ -16,6 +15,7 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <ostream>
@@ -24,7 +24,6 @@
 
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/detail/autograd/linear.hpp"
-#include "smooseg/detail/check.hpp"
 #include "smooseg/detail/kernels/attention.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
@@ -111,8 +110,11 @@ class SelfAttentionImpl : public torch::nn::Module {
     return detail::apply_linear(proj_, detail::attention(detail::apply_linear(qkv_, x), heads_));
   }
 
-  /// The keys, heads side by side: (B,N,C) -> (B,N,C).
-  Tensor keys(const Tensor& x) const { return project(x, 1); }
+  /// Part 0, 1 or 2 (queries, keys or values) of the projection alone, heads side by side: (B,N,C) -> (B,N,C).
+  Tensor project(const Tensor& x, int64_t part) const {
+    const int64_t first = part * embed_dim_;
+    return detail::linear(x, qkv_->weight.narrow(0, first, embed_dim_), qkv_->bias.narrow(0, first, embed_dim_));
+  }
 
   /// How much the first token attends to each: (B,N,C) -> (B,heads,N), rows of sum 1.
   Tensor first_attention(const Tensor& x) const {
@@ -122,12 +124,6 @@ class SelfAttentionImpl : public torch::nn::Module {
   }
 
  private:
-  /// Part 0, 1 or 2 (queries, keys or values) of the projection alone: (B,N,C) -> (B,N,C).
-  Tensor project(const Tensor& x, int64_t part) const {
-    const int64_t first = part * embed_dim_;
-    return detail::linear(x, qkv_->weight.narrow(0, first, embed_dim_), qkv_->bias.narrow(0, first, embed_dim_));
-  }
-
   /// (B,N,n d) -> (B,n,N,d), a view; d is the size of a head.
   Tensor split_heads(const Tensor& x) const {
     return x.reshape({x.size(0), x.size(1), -1, embed_dim_ / heads_}).transpose(1, 2);
@@ -164,20 +160,8 @@ class FeedForwardImpl : public torch::nn::Module {
 };
 TORCH_MODULE(FeedForward);
 
-/// A factor per channel; parameter gamma (C).
-class LayerScaleImpl : public torch::nn::Module {
- public:
-  explicit LayerScaleImpl(const VisionTransformerOptions& options)
-      : gamma_(register_parameter("gamma", at::ones({options.embed_dim()}))) {}
-
-  Tensor forward(const Tensor& x) { return x * gamma_; }
-
- private:
-  Tensor gamma_;
-};
-TORCH_MODULE(LayerScale);
-
-/// One block: x + attn(norm1(x)), then the same with mlp and norm2; scaled by ls1 and ls2 where the options say so.
+/// One block: x + attn(norm1(x)), then the same with mlp and norm2; where the options say so, channels are scaled by
+/// ls1.gamma and ls2.gamma before they are added.
 class TransformerBlockImpl : public torch::nn::Module {
  public:
   explicit TransformerBlockImpl(const VisionTransformerOptions& options)
@@ -186,18 +170,22 @@ class TransformerBlockImpl : public torch::nn::Module {
         norm2_(register_module("norm2", norm(options))),
         mlp_(register_module("mlp", FeedForward(options))) {
     if (!options.layer_scale()) return;
-    ls1_ = register_module("ls1", LayerScale(options));
-    ls2_ = register_module("ls2", LayerScale(options));
+    const auto scale = [&](const char* name) {
+      const auto module = register_module(name, std::make_shared<torch::nn::Module>("LayerScale"));
+      return module->register_parameter("gamma", at::ones({options.embed_dim()}));
+    };
+    scale1_ = scale("ls1");
+    scale2_ = scale("ls2");
   }
 
   /// (B,N,C) -> (B,N,C).
   Tensor forward(const Tensor& x) {
-    const Tensor attended = x + scaled(ls1_, attn_(norm1_(x)));
-    return attended + scaled(ls2_, mlp_(norm2_(attended)));
+    const Tensor attended = x + scaled(attn_(norm1_(x)), scale1_);
+    return attended + scaled(mlp_(norm2_(attended)), scale2_);
   }
 
   /// The keys alone: (B,N,C) -> (B,N,C).
-  Tensor keys(const Tensor& x) { return attn_->keys(norm1_(x)); }
+  Tensor keys(const Tensor& x) { return attn_->project(norm1_(x), 1); }
 
   /// How much the first token attends to each: (B,N,C) -> (B,heads,N).
   Tensor first_attention(const Tensor& x) { return attn_->first_attention(norm1_(x)); }
@@ -208,13 +196,13 @@ class TransformerBlockImpl : public torch::nn::Module {
   }
 
  private:
-  static Tensor scaled(LayerScale& scale, const Tensor& x) { return scale.is_empty() ? x : scale(x); }
+  static Tensor scaled(const Tensor& x, const Tensor& scale) { return scale.defined() ? x * scale : x; }
 
   torch::nn::LayerNorm norm1_;
   SelfAttention attn_;
   torch::nn::LayerNorm norm2_;
   FeedForward mlp_;
-  LayerScale ls1_{nullptr}, ls2_{nullptr};
+  Tensor scale1_, scale2_;
 };
 TORCH_MODULE(TransformerBlock);
 
@@ -229,7 +217,22 @@ class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
  public:
   /// @throws c10::Error for sizes that are not positive or do not divide as the options demand.
   explicit VisionTransformerImpl(const VisionTransformerOptions& options_) : options(options_) {
-    check_options();
+    const auto positive = [](const char* name, int64_t value) {
+      TORCH_CHECK(value > 0, "VisionTransformer: expected a positive ", name, ", got ", value);
+    };
+    positive("patch_size", options.patch_size());
+    positive("embed_dim", options.embed_dim());
+    positive("depth", options.depth());
+    positive("heads", options.heads());
+    positive("image_size", options.image_size());
+    TORCH_CHECK(options.embed_dim() % options.heads() == 0,
+                "VisionTransformer: expected an embed_dim that is a multiple of heads, got ", options.embed_dim(),
+                " and ", options.heads());
+    TORCH_CHECK(options.image_size() % options.patch_size() == 0,
+                "VisionTransformer: expected an image_size that is a multiple of patch_size, got ",
+                options.image_size(), " and ", options.patch_size());
+    TORCH_CHECK(options.register_tokens() >= 0, "VisionTransformer: expected register_tokens of at least 0, got ",
+                options.register_tokens());
     reset();
   }
 
@@ -255,28 +258,25 @@ class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
   }
 
   /// Features of each patch, of the kind that the options name.
-  /// @param images (B,3,H,W), floating, RGB in [0,1] normalised with `kImageNetMean` and `kImageNetStd`; H and W
-  ///   multiples of the patch size p.
-  /// @return (B,C,H/p,W/p), C = embed_dim.
+  /// @param images as `Backbone::features` takes them, on the device of the weights.
+  /// @return (B,C,H/p,W/p), C = embed_dim, p = patch_size.
   /// @throws c10::Error for other shapes, dtypes or devices.
   Tensor features(const Tensor& images) override {
-    check(images, "VisionTransformer::features");
+    check_images(images, "VisionTransformer::features", pos_embed_);
     const bool keys = options.features() == FeatureKind::kKeys;
     const int64_t p = options.patch_size();
-    return in_groups(images,
-                     [&](const Tensor& group) {
-                       const Tensor x = before_last_block(group);
-                       return (keys ? blocks_.back()->keys(x) : norm_(blocks_.back()(x))).slice(1, first_patch());
-                     })
-        .transpose(1, 2)
-        .reshape({images.size(0), options.embed_dim(), images.size(2) / p, images.size(3) / p});
+    const Tensor patches = in_groups(images, [&](const Tensor& group) {
+      const Tensor x = before_last_block(group);
+      return (keys ? blocks_.back()->keys(x) : norm_(blocks_.back()(x))).slice(1, first_patch());
+    });
+    return patches.transpose(1, 2).reshape({images.size(0), channels(), images.size(2) / p, images.size(3) / p});
   }
 
   /// All tokens after the final norm: class, registers, then patches row by row.
   /// @param images as `features` takes them.
   /// @return (B, 1 + register_tokens + H/p W/p, C).
   Tensor tokens(const Tensor& images) {
-    check(images, "VisionTransformer::tokens");
+    check_images(images, "VisionTransformer::tokens", pos_embed_);
     return in_groups(images, [&](const Tensor& group) { return norm_(blocks_.back()(before_last_block(group))); });
   }
 
@@ -285,7 +285,7 @@ class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
   /// @param images as `features` takes them.
   /// @return (B,heads,H/p W/p), patches row by row.
   Tensor attention(const Tensor& images) {
-    check(images, "VisionTransformer::attention");
+    check_images(images, "VisionTransformer::attention", pos_embed_);
     return in_groups(images, [&](const Tensor& group) {
       return blocks_.back()->first_attention(before_last_block(group)).slice(2, first_patch());
     });
@@ -305,30 +305,6 @@ class VisionTransformerImpl : public CloneableBackbone<VisionTransformerImpl> {
   VisionTransformerOptions options;
 
  private:
-  void check_options() const {
-    const auto positive = [](const char* name, int64_t value) {
-      TORCH_CHECK(value > 0, "VisionTransformer: expected a positive ", name, ", got ", value);
-    };
-    positive("patch_size", options.patch_size());
-    positive("embed_dim", options.embed_dim());
-    positive("depth", options.depth());
-    positive("heads", options.heads());
-    positive("image_size", options.image_size());
-    TORCH_CHECK(options.embed_dim() % options.heads() == 0,
-                "VisionTransformer: expected an embed_dim that is a multiple of heads, got ", options.embed_dim(),
-                " and ", options.heads());
-    TORCH_CHECK(options.image_size() % options.patch_size() == 0,
-                "VisionTransformer: expected an image_size that is a multiple of patch_size, got ",
-                options.image_size(), " and ", options.patch_size());
-    TORCH_CHECK(options.register_tokens() >= 0, "VisionTransformer: expected register_tokens of at least 0, got ",
-                options.register_tokens());
-  }
-
-  void check(const Tensor& images, const char* function) const {
-    check_images(images, function);
-    detail::check_same_device(images, pos_embed_, function, "images", "the weights");
-  }
-
   /// Patches along a side of the image that the position embeddings were made for.
   int64_t grid_side() const { return options.image_size() / options.patch_size(); }
 

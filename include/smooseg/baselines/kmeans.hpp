@@ -10,10 +10,10 @@
 #include <torch/types.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "smooseg/closeness.hpp"
 #include "smooseg/detail/check.hpp"
@@ -55,8 +55,8 @@ class KMeans {
   /// @param generator source of randomness (CPU); the default one where none is given. With the same one and the same
   ///   features, the centres are the same.
   /// @throws c10::Error for fewer than 1 cluster, or a decay outside [0,1].
-  explicit KMeans(const KMeansOptions& options, std::optional<at::Generator> generator = {})
-      : options(options), generator_(std::move(generator)) {
+  explicit KMeans(const KMeansOptions& options_, std::optional<at::Generator> generator = {})
+      : options(options_), generator_(std::move(generator)) {
     TORCH_CHECK(options.num_clusters() >= 1, kName, ": expected num_clusters of at least 1, got ",
                 options.num_clusters());
     TORCH_CHECK(options.decay() >= 0 && options.decay() <= 1, kName, ": expected decay in [0,1], got ",
@@ -103,8 +103,7 @@ class KMeans {
   /// @return (B,K,...) in [-1,1].
   /// @throws c10::Error for other shapes or dtypes, and before the first `update` or `fit`.
   Tensor similarities(const Tensor& features) const {
-    constexpr auto kFunction = "smooseg::baselines::KMeans::similarities";
-    check_features(features, kFunction);
+    check_features(features, "smooseg::baselines::KMeans::similarities");
     const Tensor x = features.reshape({features.size(0), features.size(1), -1}).to(centers().scalar_type());
     auto sizes = features.sizes().vec();
     sizes[1] = options.num_clusters();
@@ -127,15 +126,15 @@ class KMeans {
  private:
   static constexpr auto kName = "smooseg::baselines::KMeans";
 
-  /// Similarities held at a time.
-  static constexpr int64_t kMaxSimilarities = int64_t{1} << 22;
+  /// Number of vectors whose similarities with all centres may be held at a time.
+  int64_t part_size() const { return std::max<int64_t>(1, (int64_t{1} << 22) / options.num_clusters()); }
 
   void check_features(const Tensor& features, const char* function) const {
     detail::check_floating(features, function, "features");
     TORCH_CHECK(features.dim() >= 2 && features.numel() > 0, function,
                 ": expected features of shape (B,C,...) with no dimension of size 0, got ", detail::shape_of(features));
     TORCH_CHECK(!centers_.defined() || features.size(1) == centers_.size(1), function, ": expected features of ",
-                centers_.defined() ? centers_.size(1) : 0, " channels, as before, got ", detail::shape_of(features));
+                centers_.size(1), " channels, as before, got ", detail::shape_of(features));
   }
 
   /// (B,C,...) -> (N,C), each of length 1.
@@ -184,8 +183,7 @@ class KMeans {
     sums_ *= decay;
     weights_ *= decay;
     double total = 0;
-    const int64_t chunk = std::max<int64_t>(1, kMaxSimilarities / options.num_clusters());
-    for (const Tensor& part : vectors.split(chunk)) {
+    for (const Tensor& part : vectors.split(part_size())) {
       const auto [similarity, cluster] = at::mm(part, centers_.t()).max(1);
       // As a product, because index_add_ sums in no fixed order on a GPU.
       const Tensor member = at::one_hot(cluster, options.num_clusters()).to(part.scalar_type());
@@ -202,11 +200,11 @@ class KMeans {
   void reseed_empty(const Tensor& vectors) {
     const Tensor empty = (weights_ < 1).nonzero().flatten().to(torch::kCPU);
     if (empty.numel() == 0) return;
-    Tensor nearest;
-    for (const Tensor& part : vectors.split(std::max<int64_t>(1, kMaxSimilarities / options.num_clusters()))) {
-      const Tensor d = (1 - std::get<0>(at::mm(part, centers_.t()).max(1))).clamp_min_(0);
-      nearest = nearest.defined() ? at::cat({nearest, d}) : d;
+    std::vector<Tensor> parts;
+    for (const Tensor& part : vectors.split(part_size())) {
+      parts.push_back((1 - std::get<0>(at::mm(part, centers_.t()).max(1))).clamp_min_(0));
     }
+    Tensor nearest = at::cat(parts);
     for (int64_t i = 0; i < empty.size(0); ++i) {
       const int64_t k = empty[i].item<int64_t>();
       const Tensor vector = vectors[draw(nearest)];

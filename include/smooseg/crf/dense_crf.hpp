@@ -8,11 +8,9 @@
 #include <torch/types.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <ostream>
-#include <utility>
 #include <vector>
 
 #include "smooseg/crf/mean_field.hpp"
@@ -65,7 +63,7 @@ class DenseCrf {
  public:
   /// @throws c10::Error for a probability, tile, overlap or number of threads out of range, std::invalid_argument for
   ///   other options (see `mean_field`).
-  explicit DenseCrf(const DenseCrfOptions& options = {}) : options(options) {
+  explicit DenseCrf(const DenseCrfOptions& options_ = {}) : options(options_) {
     TORCH_CHECK(options.min_probability() > 0 && options.min_probability() < 1, kName,
                 ": expected min_probability between 0 and 1, got ", options.min_probability());
     TORCH_CHECK(options.overlap() >= 0 && options.tile() > 2 * options.overlap(), kName,
@@ -74,17 +72,15 @@ class DenseCrf {
     settings_.iterations = options.iterations();
     settings_.terms = options.terms();
     settings_.normalization = options.normalization();
-    int64_t classes = 1;
     if (options.compatibility().defined()) {
       const Tensor& given = options.compatibility();
       TORCH_CHECK(given.dim() == 2 && given.size(0) == given.size(1) && given.numel() > 0, kName,
                   ": expected a compatibility of shape (K,K), got ", smooseg::detail::shape_of(given));
-      classes = given.size(0);
       // Transposed, because Eigen goes by columns.
       const Tensor mu = given.detach().to(torch::kCPU, torch::kFloat32).t().contiguous();
-      settings_.compatibility = Eigen::Map<const Eigen::MatrixXf>(mu.data_ptr<float>(), classes, classes);
+      settings_.compatibility = Eigen::Map<const Eigen::MatrixXf>(mu.data_ptr<float>(), mu.size(0), mu.size(1));
     }
-    detail::check(settings_, static_cast<std::size_t>(classes));
+    detail::check(settings_, static_cast<std::size_t>(settings_.compatibility.rows()));
   }
 
   /// Marginals of the classes.
@@ -93,16 +89,13 @@ class DenseCrf {
   /// @return of the probabilities' shape, dtype and device; each pixel's sum is 1.
   /// @throws c10::Error for other shapes, dtypes and values.
   Tensor operator()(const Tensor& image, const Tensor& probabilities) const {
-    constexpr auto kFunction = "smooseg::crf::DenseCrf";
     const torch::NoGradGuard no_grad;
-    check_maps(image, probabilities, kFunction, "probabilities");
+    check_maps(image, probabilities, kName, "probabilities");
     const double least = probabilities.min().item<double>();
-    TORCH_CHECK(!std::isnan(least), kFunction, ": expected probabilities, got NaN");
-    TORCH_CHECK(least >= 0, kFunction, ": expected probabilities of at least 0, got ", least);
-    const Tensor sums = probabilities.sum(-3, /*keepdim=*/false, torch::kFloat32);
-    const double error = (sums - 1).abs().max().item<double>();
+    TORCH_CHECK(least >= 0, kName, ": expected probabilities of at least 0, got ", least);  // NaN, too
+    const double error = (probabilities.sum(-3, false, torch::kFloat32) - 1).abs().max().item<double>();
     const double tolerance = probabilities.element_size() < 4 ? 2e-2 : 1e-3;
-    TORCH_CHECK(error <= tolerance, kFunction, ": expected probabilities whose sum over the classes is 1, got a sum ",
+    TORCH_CHECK(error <= tolerance, kName, ": expected probabilities whose sum over the classes is 1, got a sum ",
                 error, " away from it");
     const Tensor energies = probabilities.to(torch::kFloat32).clamp_min(options.min_probability()).log_().neg_();
     return infer(image, energies).to(probabilities.options());
@@ -128,19 +121,17 @@ class DenseCrf {
     const Batch batch(image, energies);
     const Tensor labels = torch::empty({batch.maps.size(0), batch.maps.size(2), batch.maps.size(3)}, torch::kInt64);
     for_each_tile(batch, [&](const Tile& tile) {
-      const std::size_t plane = tile.size.height * tile.size.width, width = tile.size.width;
-      std::vector<float> marginals(static_cast<std::size_t>(batch.maps.size(1)) * plane);
-      infer(batch, tile, {marginals.data(), static_cast<std::ptrdiff_t>(plane), static_cast<std::ptrdiff_t>(width)});
+      std::vector<float> memory;
+      const Planes<float> marginals = infer(batch, tile, memory);
       int64_t* const to = labels.data_ptr<int64_t>() + tile.picture * labels.stride(0);
       for (int64_t y = tile.rows.keep_begin; y < tile.rows.keep_end; ++y) {
         for (int64_t x = tile.columns.keep_begin; x < tile.columns.keep_end; ++x) {
-          const auto at =
-              static_cast<std::size_t>(y - tile.rows.start) * width + static_cast<std::size_t>(x - tile.columns.start);
-          std::size_t best = at;
-          for (std::size_t k = at; k < marginals.size(); k += plane) {
-            if (marginals[k] > marginals[best]) best = k;
+          const float* const pixel = marginals.data + (y - tile.rows.start) * marginals.row + x - tile.columns.start;
+          int64_t best = 0;
+          for (int64_t k = 1; k < batch.maps.size(1); ++k) {
+            if (pixel[k * marginals.plane] > pixel[best * marginals.plane]) best = k;
           }
-          to[y * labels.stride(1) + x] = static_cast<int64_t>(best / plane);
+          to[y * labels.stride(1) + x] = best;
         }
       }
     });
@@ -165,11 +156,8 @@ class DenseCrf {
   /// Pictures and maps on the CPU, with a batch dimension, as the core reads them.
   struct Batch {
     Batch(const Tensor& image, const Tensor& energies)
-        : images(image.to(torch::kCPU).reshape({-1, image.size(-3), image.size(-2), 3}).contiguous()),
-          maps(energies.detach()
-                   .to(torch::kCPU, torch::kFloat32)
-                   .reshape({-1, energies.size(-3), energies.size(-2), energies.size(-1)})
-                   .contiguous()) {}
+        : images(batched(image.to(torch::kCPU))), maps(batched(energies.detach().to(torch::kCPU, torch::kFloat32))) {}
+    static Tensor batched(const Tensor& t) { return (t.dim() == 3 ? t.unsqueeze(0) : t).contiguous(); }
     Tensor images;  // (B,H,W,3)
     Tensor maps;    // (B,K,H,W)
   };
@@ -206,15 +194,13 @@ class DenseCrf {
   template <class F>
   void for_each_tile(const Batch& batch, const F& f) const {
     const int64_t height = batch.maps.size(2), width = batch.maps.size(3);
+    const detail::Size size{static_cast<std::size_t>(std::min(height, options.tile())),
+                            static_cast<std::size_t>(std::min(width, options.tile()))};
     std::vector<Tile> tiles;
     for (int64_t b = 0; b < batch.maps.size(0); ++b) {
       for (const auto& r : smooseg::detail::tile_spans(height, options.tile(), options.overlap())) {
         for (const auto& c : smooseg::detail::tile_spans(width, options.tile(), options.overlap())) {
-          tiles.push_back({b,
-                           r,
-                           c,
-                           {static_cast<std::size_t>(std::min(height, options.tile())),
-                            static_cast<std::size_t>(std::min(width, options.tile()))}});
+          tiles.push_back({b, r, c, size});
         }
       }
     }
@@ -232,28 +218,33 @@ class DenseCrf {
                static_cast<std::size_t>(maps.size(1)), {energies + first, maps.stride(1), width}, marginals);
   }
 
+  /// The same in memory of their own.
+  Planes<float> infer(const Batch& batch, const Tile& tile, std::vector<float>& memory) const {
+    const auto row = static_cast<std::ptrdiff_t>(tile.size.width);
+    const auto plane = static_cast<std::ptrdiff_t>(tile.size.height) * row;
+    memory.resize(static_cast<std::size_t>(batch.maps.size(1) * plane));
+    const Planes<float> marginals{memory.data(), plane, row};
+    infer(batch, tile, marginals);
+    return marginals;
+  }
+
   /// The marginals of all pictures, of the energies' shape.
   Tensor infer(const Tensor& image, const Tensor& energies) const {
     const Batch batch(image, energies);
     const Tensor result = torch::empty(batch.maps.sizes(), torch::kFloat32);
-    const auto height = static_cast<std::size_t>(result.size(2)), width = static_cast<std::size_t>(result.size(3));
-    const auto row = static_cast<std::ptrdiff_t>(width);
+    const int64_t plane = result.stride(1), row = result.stride(2);
     for_each_tile(batch, [&](const Tile& tile) {
       float* const to = result.data_ptr<float>() + tile.picture * result.stride(0);
-      if (tile.size.height == height && tile.size.width == width) {
-        return infer(batch, tile, {to, result.stride(1), row});
+      if (static_cast<int64_t>(tile.size.height * tile.size.width) == plane) {
+        return infer(batch, tile, Planes<float>{to, plane, row});
       }
-      const std::size_t plane = tile.size.height * tile.size.width;
-      std::vector<float> marginals(static_cast<std::size_t>(result.size(1)) * plane);
-      const Planes<float> from{marginals.data(), static_cast<std::ptrdiff_t>(plane),
-                               static_cast<std::ptrdiff_t>(tile.size.width)};
-      infer(batch, tile, from);
+      std::vector<float> memory;
+      const Planes<float> from = infer(batch, tile, memory);
+      const auto [begin, keep_begin, keep_end] = tile.columns;
       for (int64_t k = 0; k < result.size(1); ++k) {
         for (int64_t y = tile.rows.keep_begin; y < tile.rows.keep_end; ++y) {
-          const float* const line =
-              from.at(static_cast<std::size_t>(k), static_cast<std::size_t>(y - tile.rows.start)) - tile.columns.start;
-          std::copy(line + tile.columns.keep_begin, line + tile.columns.keep_end,
-                    to + k * result.stride(1) + y * row + tile.columns.keep_begin);
+          const float* const line = from.data + k * from.plane + (y - tile.rows.start) * from.row;
+          std::copy(line + keep_begin - begin, line + keep_end - begin, to + k * plane + y * row + keep_begin);
         }
       }
     });

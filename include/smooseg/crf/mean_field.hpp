@@ -34,14 +34,11 @@ enum class Normalization {
 /// One Gaussian kernel of the pairwise potential (Eqs. 2 and 3), with its weight w:
 /// w exp(-|p_i - p_j|^2 / (2 sxy^2) - |c_i - c_j|^2 / (2 srgb^2)), the second part only in a bilateral one.
 struct PairwiseTerm {
-  /// @param sxy standard deviation of positions p, in pixels.
   static PairwiseTerm gaussian(double sxy, double weight) { return {sxy, std::nullopt, weight}; }
-
-  /// @param sxy standard deviation of positions p, in pixels. @param srgb of colours c, in steps of 1/255.
   static PairwiseTerm bilateral(double sxy, double srgb, double weight) { return {sxy, srgb, weight}; }
 
-  double sxy;
-  std::optional<double> srgb;
+  double sxy;                  ///< standard deviation of positions p, in pixels
+  std::optional<double> srgb;  ///< that of colours c, in steps of 1/255; only in a bilateral one
   double weight;
 };
 
@@ -145,34 +142,30 @@ inline void check(const MeanFieldOptions& options, std::size_t classes) {
   require(mu.allFinite(), "a finite compatibility", "NaN or infinity");
 }
 
+/// A line of pixels, `stride` channels each.
+using PixelRows = Eigen::Array<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
 /// (K,H,W) -> rows of `stride` channels, negated and shifted so that the largest is 0; the padding is impossible.
 inline void load_unaries(const Planes<const float>& energies, Size size, std::size_t classes, std::size_t stride,
                          float* rows) {
-  std::vector<float> least(size.width);
-  for (std::size_t y = 0; y < size.height; ++y) {
-    float* const to = rows + y * size.width * stride;
-    std::copy_n(energies.at(0, y), size.width, least.begin());
-    for (std::size_t k = 1; k < classes; ++k) {
-      const float* const from = energies.at(k, y);
-      for (std::size_t x = 0; x < size.width; ++x) least[x] = std::min(least[x], from[x]);
-    }
-    for (std::size_t k = 0; k < classes; ++k) {
-      const float* const from = energies.at(k, y);
-      for (std::size_t x = 0; x < size.width; ++x) to[x * stride + k] = least[x] - from[x];
-    }
-    for (std::size_t x = 0; x < size.width; ++x) {
-      std::fill(to + x * stride + classes, to + (x + 1) * stride, -std::numeric_limits<float>::infinity());
-    }
+  const auto width = static_cast<Eigen::Index>(size.width);
+  for (std::size_t y = 0; y < size.height; ++y, rows += size.width * stride) {
+    const auto line = [&](std::size_t k) { return Eigen::Map<const Eigen::ArrayXf>(energies.at(k, y), width); };
+    Eigen::ArrayXf least = line(0);
+    for (std::size_t k = 1; k < classes; ++k) least = least.min(line(k));
+    Eigen::Map<PixelRows> to(rows, width, static_cast<Eigen::Index>(stride));
+    for (std::size_t k = 0; k < classes; ++k) to.col(static_cast<Eigen::Index>(k)) = least - line(k);
+    to.rightCols(static_cast<Eigen::Index>(stride - classes)).setConstant(-std::numeric_limits<float>::infinity());
   }
 }
 
 inline void store_marginals(const float* rows, Size size, std::size_t classes, std::size_t stride,
                             const Planes<float>& marginals) {
-  for (std::size_t y = 0; y < size.height; ++y) {
-    const float* const from = rows + y * size.width * stride;
+  const auto width = static_cast<Eigen::Index>(size.width);
+  for (std::size_t y = 0; y < size.height; ++y, rows += size.width * stride) {
+    const Eigen::Map<const PixelRows> from(rows, width, static_cast<Eigen::Index>(stride));
     for (std::size_t k = 0; k < classes; ++k) {
-      float* const to = marginals.at(k, y);
-      for (std::size_t x = 0; x < size.width; ++x) to[x] = from[x * stride + k];
+      Eigen::Map<Eigen::ArrayXf>(marginals.at(k, y), width) = from.col(static_cast<Eigen::Index>(k));
     }
   }
 }
@@ -198,24 +191,19 @@ inline void mean_field(const MeanFieldOptions& options, const Rgb& image, std::s
   using namespace detail;
   check(options, classes);
   const Size size{height, width};
-  if (classes == 1) {
-    for (std::size_t y = 0; y < height; ++y) std::fill_n(marginals.at(0, y), width, 1.f);
-    return;
-  }
-
   MeanField field;
   field.points = height * width;
   field.classes = classes;
   field.stride = padded_channels(classes);
   for (const PairwiseTerm& term : options.terms) {
+    const auto add_filter = [&](auto& filters, auto lattice) {
+      Factors factors = factors_of(lattice, options.normalization, term.weight);
+      filters.emplace_back(std::move(lattice), std::move(factors), field.stride);
+    };
     if (term.srgb) {
-      Lattice<5> lattice(bilateral_features(term, image, size), isa);
-      Factors factors = factors_of(lattice, options.normalization, term.weight);
-      field.bilaterals.emplace_back(std::move(lattice), std::move(factors), field.stride);
+      add_filter(field.bilaterals, Lattice<5>(bilateral_features(term, image, size), isa));
     } else {
-      Lattice<2> lattice(position_features<2>(term.sxy, size), isa);
-      Factors factors = factors_of(lattice, options.normalization, term.weight);
-      field.positions.emplace_back(std::move(lattice), std::move(factors), field.stride);
+      add_filter(field.positions, Lattice<2>(position_features<2>(term.sxy, size), isa));
     }
   }
   field.unaries.reserve(field.points * field.stride);
@@ -231,14 +219,13 @@ inline void mean_field(const MeanFieldOptions& options, const Rgb& image, std::s
     padded.topRows(padded.cols()) = options.compatibility;
   }
 
-  for (std::int64_t i = 0; i <= options.iterations; ++i) {
-    if (i > 0) {
-      for (BilateralFilter& filter : field.bilaterals) filter.blur(field.stride, isa);
-    }
+  for (std::int64_t i = 0;; ++i) {
     with_width(field.stride, [&](auto channels, auto stride) {
       smooseg::detail::run_kernel<UpdateKernel<decltype(channels)::value>>(
           isa, &field, stride, i > 0 && !options.terms.empty(), i == options.iterations);
     });
+    if (i == options.iterations) break;
+    for (BilateralFilter& filter : field.bilaterals) filter.blur(field.stride, isa);
   }
   store_marginals(field.marginals.data(), size, classes, field.stride, marginals);
 }

@@ -2,16 +2,11 @@
 
 // Files that appear whole or not at all. Needs no LibTorch.
 
-#ifdef _WIN32
-#include <process.h>
-#else
 #include <fcntl.h>
 #include <unistd.h>
-#endif
 
 #include <atomic>
 #include <cerrno>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -39,11 +34,13 @@ class AtomicFile {
     if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
       fail(target, std::filesystem::is_directory(status) ? "it is a folder" : "it is not a regular file");
     }
+    int descriptor = -1;
     do {
       temporary_ = target.parent_path() / temporary_name();
-      errno = 0;
-    } while (!create(temporary_) && errno == EEXIST);
-    if (errno != 0) fail(target, system_reason(errno));
+      descriptor = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    } while (descriptor < 0 && errno == EEXIST);
+    if (descriptor < 0) fail(target, system_reason(errno));
+    ::close(descriptor);
   }
 
   AtomicFile(const AtomicFile&) = delete;
@@ -69,7 +66,7 @@ class AtomicFile {
   }
 
   /// `commit` for files that must survive a power cut: content and name are on the disk when this returns. That takes
-  /// milliseconds. On Windows it does no more than `commit`.
+  /// milliseconds.
   /// @throws std::runtime_error as `commit`.
   void commit_to_disk() {
     sync(temporary_);
@@ -89,33 +86,17 @@ class AtomicFile {
 
  private:
   static std::string temporary_name() {
-#ifdef _WIN32
-    const auto process = _getpid();
-#else
-    const auto process = getpid();
-#endif
     static std::atomic<unsigned> counter{0};
-    return ".smooseg-" + std::to_string(process) + "-" + std::to_string(counter++) + ".tmp";
-  }
-
-  // Leaves errno at 0 on success and says why in errno on failure; "x" refuses a file that is already there.
-  static bool create(const std::filesystem::path& path) {
-    std::FILE* file = std::fopen(path.string().c_str(), "wbx");
-    if (file == nullptr) return false;
-    std::fclose(file);
-    errno = 0;
-    return true;
+    return ".smooseg-" + std::to_string(::getpid()) + "-" + std::to_string(counter++) + ".tmp";
   }
 
   // Waits until the content of a file, or the names in a folder, are on the disk. Not every file system can do that for
   // folders, and not every folder that may be written to may be read.
-  void sync([[maybe_unused]] const std::filesystem::path& path) const {
-#ifndef _WIN32
+  void sync(const std::filesystem::path& path) const {
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     const int code = descriptor >= 0 && ::fsync(descriptor) == 0 ? 0 : errno;
     if (descriptor >= 0) ::close(descriptor);
     if (code != 0 && code != EACCES && code != EINVAL && code != ENOTSUP) fail(target_, system_reason(code));
-#endif
   }
 
   std::filesystem::path target_;

@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <cctype>
 #include <cstddef>
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,7 +28,7 @@ namespace smooseg::io {
 /// @throws c10::Error naming the path where there is no such file, or it is of another kind or damaged.
 inline TensorMap read_tensors(const std::string& path) {
   const auto file = detail::FileBytes::read(path);
-  if (detail::is_zip(file) || detail::is_legacy_checkpoint(file)) return detail::parse_torch_checkpoint(file);
+  if (detail::is_torch_checkpoint(file)) return detail::parse_torch_checkpoint(file);
   const bool is_safetensors = file.size() > 8 && file.view()[8] == '{';
   std::string beginning(file.view().substr(0, 16));
   std::replace_if(

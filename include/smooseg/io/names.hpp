@@ -30,61 +30,50 @@ namespace smooseg::io {
 namespace detail {
 
 /// A vision transformer's tensors, in our names (DINO's and DINOv2's own) and those of timm, of Hugging Face's ViTModel
-/// and Dinov2Model (with registers or not) as `save_pretrained` writes them, and of the same two in memory since
-/// transformers 5, and so in what `torch.save` wrote of their state dicts. '#' stands for a number, '*' for the rest,
-/// '{a,b,c}' for several tensors that ours holds one after the other along dimension 0; "" for what a program's model
-/// does not have.
-inline constexpr std::string_view kTransformerNames[][6] = {
-    {"cls_token", "cls_token", "embeddings.cls_token", "embeddings.cls_token", "embeddings.cls_token",
-     "embeddings.cls_token"},
-    {"pos_embed", "pos_embed", "embeddings.position_embeddings", "embeddings.position_embeddings",
-     "embeddings.position_embeddings", "embeddings.position_embeddings"},
-    {"register_tokens", "reg_token", "", "embeddings.register_tokens", "", "embeddings.register_tokens"},
+/// and of its Dinov2Model (with registers or not). '#' stands for a number, '*' for the rest, '{a,b,c}' for several
+/// tensors that ours holds one after the other along dimension 0; "" for what a program's model does not have.
+inline constexpr std::string_view kTransformerNames[][4] = {
+    {"cls_token", "cls_token", "embeddings.cls_token", "embeddings.cls_token"},
+    {"pos_embed", "pos_embed", "embeddings.position_embeddings", "embeddings.position_embeddings"},
+    {"register_tokens", "reg_token", "", "embeddings.register_tokens"},
     {"patch_embed.proj.*", "patch_embed.proj.*", "embeddings.patch_embeddings.projection.*",
-     "embeddings.patch_embeddings.projection.*", "embeddings.patch_embeddings.projection.*",
      "embeddings.patch_embeddings.projection.*"},
-    {"blocks.#.norm1.*", "blocks.#.norm1.*", "encoder.layer.#.layernorm_before.*", "encoder.layer.#.norm1.*",
-     "layers.#.layernorm_before.*", "encoder.layer.#.norm1.*"},
+    {"blocks.#.norm1.*", "blocks.#.norm1.*", "encoder.layer.#.layernorm_before.*", "encoder.layer.#.norm1.*"},
     {"blocks.#.attn.qkv.*", "blocks.#.attn.qkv.*", "encoder.layer.#.attention.attention.{query,key,value}.*",
-     "encoder.layer.#.attention.attention.{query,key,value}.*", "layers.#.attention.{q_proj,k_proj,v_proj}.*",
-     "encoder.layer.#.attention.{q_proj,k_proj,v_proj}.*"},
+     "encoder.layer.#.attention.attention.{query,key,value}.*"},
     {"blocks.#.attn.proj.*", "blocks.#.attn.proj.*", "encoder.layer.#.attention.output.dense.*",
-     "encoder.layer.#.attention.output.dense.*", "layers.#.attention.o_proj.*", "encoder.layer.#.attention.o_proj.*"},
-    {"blocks.#.ls1.gamma", "blocks.#.ls1.gamma", "", "encoder.layer.#.layer_scale1.lambda1", "",
-     "encoder.layer.#.layer_scale1.lambda1"},
-    {"blocks.#.norm2.*", "blocks.#.norm2.*", "encoder.layer.#.layernorm_after.*", "encoder.layer.#.norm2.*",
-     "layers.#.layernorm_after.*", "encoder.layer.#.norm2.*"},
-    {"blocks.#.mlp.fc1.*", "blocks.#.mlp.fc1.*", "encoder.layer.#.intermediate.dense.*", "encoder.layer.#.mlp.fc1.*",
-     "layers.#.mlp.fc1.*", "encoder.layer.#.mlp.fc1.*"},
-    {"blocks.#.mlp.fc2.*", "blocks.#.mlp.fc2.*", "encoder.layer.#.output.dense.*", "encoder.layer.#.mlp.fc2.*",
-     "layers.#.mlp.fc2.*", "encoder.layer.#.mlp.fc2.*"},
-    {"blocks.#.mlp.w12.*", "blocks.#.mlp.fc1.*", "", "encoder.layer.#.mlp.weights_in.*", "",
-     "encoder.layer.#.mlp.{gate_proj,up_proj}.*"},
-    {"blocks.#.mlp.w3.*", "blocks.#.mlp.fc2.*", "", "encoder.layer.#.mlp.weights_out.*", "",
-     "encoder.layer.#.mlp.down_proj.*"},
-    {"blocks.#.ls2.gamma", "blocks.#.ls2.gamma", "", "encoder.layer.#.layer_scale2.lambda1", "",
-     "encoder.layer.#.layer_scale2.lambda1"},
-    {"norm.*", "norm.*", "layernorm.*", "layernorm.*", "layernorm.*", "layernorm.*"},
+     "encoder.layer.#.attention.output.dense.*"},
+    {"blocks.#.ls1.gamma", "blocks.#.ls1.gamma", "", "encoder.layer.#.layer_scale1.lambda1"},
+    {"blocks.#.norm2.*", "blocks.#.norm2.*", "encoder.layer.#.layernorm_after.*", "encoder.layer.#.norm2.*"},
+    {"blocks.#.mlp.fc1.*", "blocks.#.mlp.fc1.*", "encoder.layer.#.intermediate.dense.*", "encoder.layer.#.mlp.fc1.*"},
+    {"blocks.#.mlp.fc2.*", "blocks.#.mlp.fc2.*", "encoder.layer.#.output.dense.*", "encoder.layer.#.mlp.fc2.*"},
+    {"blocks.#.mlp.w12.*", "blocks.#.mlp.fc1.*", "", "encoder.layer.#.mlp.weights_in.*"},
+    {"blocks.#.mlp.w3.*", "blocks.#.mlp.fc2.*", "", "encoder.layer.#.mlp.weights_out.*"},
+    {"blocks.#.ls2.gamma", "blocks.#.ls2.gamma", "", "encoder.layer.#.layer_scale2.lambda1"},
+    {"norm.*", "norm.*", "layernorm.*", "layernorm.*"},
+    // Hugging Face's names above are those of `save_pretrained`. In memory since transformers 5, and so in what
+    // `torch.save` wrote of a state dict, some are these.
+    {"blocks.#.norm1.*", "", "layers.#.layernorm_before.*", ""},
+    {"blocks.#.attn.qkv.*", "", "layers.#.attention.{q_proj,k_proj,v_proj}.*",
+     "encoder.layer.#.attention.{q_proj,k_proj,v_proj}.*"},
+    {"blocks.#.attn.proj.*", "", "layers.#.attention.o_proj.*", "encoder.layer.#.attention.o_proj.*"},
+    {"blocks.#.norm2.*", "", "layers.#.layernorm_after.*", ""},
+    {"blocks.#.mlp.fc1.*", "", "layers.#.mlp.fc1.*", ""},
+    {"blocks.#.mlp.fc2.*", "", "layers.#.mlp.fc2.*", ""},
+    {"blocks.#.mlp.w12.*", "", "", "encoder.layer.#.mlp.{gate_proj,up_proj}.*"},
+    {"blocks.#.mlp.w3.*", "", "", "encoder.layer.#.mlp.down_proj.*"},
 };
 
 /// A ResNet's tensors, whose names are torchvision's in DINO's and MoCo's files, in timm's and in ours.
 inline constexpr std::string_view kResNetNames[] = {"conv1.*", "bn1.*", "layer#.#.conv#.*", "layer#.#.bn#.*",
                                                     "layer#.#.downsample.#.*"};
 
-/// The tensors of our Segmenter, then those of its Projector and PrototypePredictor alone, in our names and those of
-/// SmooSeg's published checkpoints. STEGO's have the projector under the same names.
+/// The tensors of our Segmenter, in our names and those of SmooSeg's published checkpoints; those of its Projector and
+/// PrototypePredictor alone lack the first part. STEGO's checkpoints have the projector under the same names.
 inline constexpr std::string_view kSegmenterNames[][2] = {
-    {"projector.linear.*", "projection.cluster1.0.*"},
-    {"projector.mlp.0.*", "projection.cluster2.0.*"},
-    {"projector.mlp.2.*", "projection.cluster2.2.*"},
-    {"predictor.student", "prediction.local_clusters"},
+    {"projector.linear.*", "projection.cluster1.0.*"},   {"projector.mlp.0.*", "projection.cluster2.0.*"},
+    {"projector.mlp.2.*", "projection.cluster2.2.*"},    {"predictor.student", "prediction.local_clusters"},
     {"predictor.teacher", "prediction.global_clusters"},
-    {"backbone.*", "net.model.*"},
-    {"linear.*", "cluster1.0.*"},
-    {"mlp.0.*", "cluster2.0.*"},
-    {"mlp.2.*", "cluster2.2.*"},
-    {"student", "local_clusters"},
-    {"teacher", "global_clusters"},
 };
 
 /// What '#' and '*' stand for in a name of the pattern's form; '@' is a number that is left out.
@@ -110,17 +99,11 @@ inline std::optional<std::vector<std::string_view>> match(std::string_view patte
   return found;
 }
 
-/// The pattern with these in place of '#' and '*'.
+/// The pattern with these in place of '#' and '*', one after the other.
 inline std::string fill(std::string_view pattern, const std::vector<std::string_view>& found) {
   std::string name;
   size_t next = 0;
-  for (const char p : pattern) {
-    if (p == '#' || p == '*') {
-      name += found.at(next++);
-    } else {
-      name += p;
-    }
-  }
+  for (const char& p : pattern) name += p == '#' || p == '*' ? found.at(next++) : std::string_view(&p, 1);
   return name;
 }
 
@@ -142,7 +125,7 @@ struct Naming {
     std::vector<std::string> theirs;  ///< several: the parts of ours along dimension 0
   };
 
-  std::string name;                         ///< as `with_names` knows it; empty: ours, for any module
+  std::string name;                         ///< as `with_names` knows it; empty: ours
   std::vector<Rule> rules;                  ///< patterns; the first that fits counts
   std::vector<std::string> unused;          ///< beginnings and ends of names that inference never reads
   void (*to_ours)(TensorMap&) = nullptr;    ///< undoes what differs beyond the names
@@ -173,14 +156,13 @@ inline void timm_to_ours(TensorMap& tensors) {
     const auto found = match("blocks.#.mlp.fc#.*", name);
     std::string ours = name;
     if (found) {
-      const auto weight = [&](const char* layer) {
-        return tensors.find("blocks." + std::string(found->at(0)) + ".mlp." + layer + ".weight");
-      };
-      const auto in = weight("fc1"), out = weight("fc2");
+      const auto in = tensors.find(fill("blocks.#.mlp.fc1.weight", *found));
+      const auto out = tensors.find(fill("blocks.#.mlp.fc2.weight", *found));
       const bool swiglu = in != tensors.end() && out != tensors.end() && in->second.dim() == 2 &&
                           out->second.dim() == 2 && in->second.size(0) == 2 * out->second.size(1);
-      if (swiglu)
+      if (swiglu) {
         ours = fill(found->at(1) == "1" ? "blocks.#.mlp.w12.*" : "blocks.#.mlp.w3.*", {found->at(0), found->at(2)});
+      }
     }
     renamed[ours] = tensor;
   }
@@ -199,9 +181,10 @@ inline void timm_to_theirs(TensorMap& tensors) {
 inline const std::vector<Naming>& namings() {
   static const std::vector<Naming> all = [] {
     const std::vector<std::string> head{"mask_token", "head."}, pooler{"mask_token", "pooler."};
-    std::vector<Naming> result{{"dino", {}, head},          {"timm", {}, head, timm_to_ours, timm_to_theirs},
-                               {"huggingface", {}, pooler}, {"huggingface", {}, pooler},
-                               {"huggingface", {}, pooler}, {"huggingface", {}, pooler}};
+    std::vector<Naming> result{{"dino", {}, head},
+                               {"timm", {}, head, timm_to_ours, timm_to_theirs},
+                               {"huggingface", {}, pooler},
+                               {"huggingface", {}, pooler}};
     // DINOv2 trains its blocks in groups, whose number stands before the block's.
     Naming dinov2_training{"", {}, head};
     for (const auto& row : kTransformerNames) {
@@ -212,8 +195,12 @@ inline const std::vector<Naming>& namings() {
     Naming torchvision{"torchvision", {}, {"fc.", ".num_batches_tracked"}};
     for (const std::string_view name : kResNetNames) torchvision.add(name, name);
     Naming authors{"authors", {}, {"cluster_metrics."}};
-    for (const auto& [ours, theirs] : kSegmenterNames) authors.add(ours, theirs);
-    result.insert(result.end(), {dinov2_training, torchvision, authors, Naming()});
+    authors.add("backbone.*", "net.model.*");
+    for (const auto& [ours, theirs] : kSegmenterNames) {
+      authors.add(ours, theirs);
+      authors.add(ours.substr(ours.find('.') + 1), theirs.substr(theirs.find('.') + 1));
+    }
+    result.insert(result.end(), {dinov2_training, torchvision, authors, {"", {{"*", {"*"}}}, {}}});
     return result;
   }();
   return all;
@@ -228,10 +215,6 @@ struct OurName {
 /// The first of our names for one of theirs that `accept(name)` accepts.
 template <class Accept>
 std::optional<OurName> our_name(const Naming& naming, std::string_view theirs, const Accept& accept) {
-  if (naming.rules.empty()) {
-    OurName same{std::string(theirs), 0, 1};
-    return accept(same.name) ? std::optional(std::move(same)) : std::nullopt;
-  }
   for (const Naming::Rule& rule : naming.rules) {
     for (size_t part = 0; part < rule.theirs.size(); ++part) {
       const auto found = match(rule.theirs[part], theirs);
@@ -262,8 +245,7 @@ std::vector<NamesFound> count_names(const TensorMap& tensors, const Naming& nami
     const auto ours = our_name(naming, std::string_view(name).substr(begin), accept);
     if (ours) found[name.substr(0, begin)].insert(ours->name);
   };
-  for (const auto& item : tensors) {
-    const std::string& name = item.first;
+  for (const auto& [name, tensor] : tensors) {
     if (!prefix.empty()) {
       if (starts_with(name, prefix)) look(name, prefix.size());
       continue;
@@ -322,20 +304,18 @@ TensorMap to_ours(const TensorMap& tensors, const Naming& naming, const std::str
     const std::string theirs = it->first.substr(prefix.size());
     if (naming.is_unused(theirs) && !wanted(theirs)) continue;
     const auto ours = our_name(naming, theirs, [](const std::string&) { return true; });
-    if (ours && ours->parts == 1) {
-      result[ours->name] = it->second;
-    } else if (ours) {
+    if (ours && ours->parts > 1) {
       auto& list = parts[ours->name];
       list.resize(ours->parts);
       list[ours->part] = {theirs, it->second};
     } else {
-      result[theirs] = it->second;
+      result[ours ? ours->name : theirs] = it->second;
     }
   }
   for (const auto& [name, list] : parts) {
     std::vector<Tensor> whole;
     for (const auto& [theirs, tensor] : list) {
-      // What cannot be put together stays as it is, for the report.
+      // Parts that do not fit together stay as they are, for the report.
       const bool fits = tensor.defined() && list[0].second.defined() && tensor.dim() > 0 &&
                         tensor.sizes().slice(1) == list[0].second.sizes().slice(1) &&
                         tensor.scalar_type() == list[0].second.scalar_type();

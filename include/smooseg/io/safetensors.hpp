@@ -18,7 +18,6 @@
 #include <utility>
 #include <vector>
 
-#include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/io/detail/dtypes.hpp"

@@ -2,8 +2,7 @@
 
 // PyTorch's checkpoints (.pth, .pt, .ckpt) without Python: what `torch.save` writes, in the zip format (from PyTorch 1.6
 // on) and in the legacy format before it, and the TorchScript archives of C++'s `torch::save`, which are alike. The
-// pickle inside is read as data (detail/pickle.hpp): tensors are built from it here, plain containers and TorchScript's
-// objects searched for them, everything else is skipped, and nothing of it is ever run.
+// pickle inside is read as data (detail/pickle.hpp).
 
 #include <c10/util/Exception.h>
 #include <torch/types.h>
@@ -150,9 +149,7 @@ class TensorCollector {
   }
 
   static std::string join(const std::string& name, std::string_view key) {
-    std::string joined = name;
-    if (!name.empty()) joined += '.';
-    return joined.append(key);
+    return name + (name.empty() ? "" : ".") + std::string(key);
   }
 
   void check_bounds(bool within) const {
@@ -226,7 +223,7 @@ class TensorCollector {
     TORCH_CHECK(fits(elements, offset, sizes, strides), tensor, " with offset ", offset, ", sizes ",
                 c10::IntArrayRef(sizes), " and strides ", c10::IntArrayRef(strides), " does not fit its storage of ",
                 elements, " elements");
-    const Tensor view = storage(id, dtype).as_strided(sizes, strides, offset);
+    const Tensor view = storage(id, dtype, elements).as_strided(sizes, strides, offset);
     const size_t metadata = typed ? 6 : 7;
     return arguments.size() > metadata ? with_metadata(view, *arguments[metadata]) : view;
   }
@@ -277,8 +274,7 @@ class TensorCollector {
   }
 
   // The storage as a flat tensor: one for all its views, so that they share it as they did when they were saved.
-  Tensor storage(const StorageId& id, torch::ScalarType dtype) {
-    const auto elements = static_cast<int64_t>(id.bytes() / c10::elementSize(dtype));
+  Tensor storage(const StorageId& id, torch::ScalarType dtype, int64_t elements) {
     Tensor& known = storages_[{id.key, dtype}];
     if (!known.defined() || known.numel() < elements) {
       auto bytes = bytes_.find(id.key);
@@ -313,13 +309,13 @@ inline TensorMap parse_zip_checkpoint(const FileBytes& file) {
   archive.verify(pickles[0]);
   const FileBytes pickle = archive.read(pickles[0]);
   const Unpickler unpickler(pickle);
-  TensorCollector collector(file.name(), [&](const StorageId& id) {
+  const auto read_storage = [&](const StorageId& id) {
     const std::string entry = folder + "data/" + id.key;
     // Checking it would read all of a mapped file.
     if (!file.mapped()) archive.verify(entry);
     return archive.read(entry);
-  });
-  return collector.collect(unpickler.root());
+  };
+  return TensorCollector(file.name(), read_storage).collect(unpickler.root());
 }
 
 /// Where the pickle of the number 0x1950a86a20f9469cfc6c ends, with which a file of the legacy format begins; 0 in a
@@ -377,12 +373,12 @@ inline TensorMap parse_legacy_checkpoint(const FileBytes& file) {
 inline bool is_zip(const FileBytes& file) {
   return file.view().substr(0, 4) == "PK\3\4";
 }
-inline bool is_legacy_checkpoint(const FileBytes& file) {
-  return legacy_magic_end(file) > 0;
+inline bool is_torch_checkpoint(const FileBytes& file) {
+  return is_zip(file) || legacy_magic_end(file) > 0;
 }
 
 inline TensorMap parse_torch_checkpoint(const FileBytes& file) {
-  TORCH_CHECK(is_zip(file) || is_legacy_checkpoint(file), file.name(), ": not a PyTorch checkpoint");
+  TORCH_CHECK(is_torch_checkpoint(file), file.name(), ": not a PyTorch checkpoint");
   TensorMap tensors = is_zip(file) ? parse_zip_checkpoint(file) : parse_legacy_checkpoint(file);
   TORCH_CHECK(!tensors.empty(), file.name(),
               ": no tensors in it; where a whole Python module was saved, save its state_dict() instead");

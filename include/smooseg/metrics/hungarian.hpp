@@ -3,7 +3,6 @@
 // The linear assignment problem, in Eigen alone.
 
 #include <Eigen/Core>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
@@ -16,30 +15,29 @@ namespace smooseg::detail {
 /// and each finds the cheapest alternating path to a free column with Dijkstra's algorithm, under the reduced costs
 /// cost - row_dual - column_dual >= 0. `source` is a virtual column that holds the row that is entering.
 inline std::vector<int64_t> assign_rows(const Eigen::MatrixXd& cost) {
+  using Indices = Eigen::Array<Eigen::Index, Eigen::Dynamic, 1>;
+  using Flags = Eigen::Array<bool, Eigen::Dynamic, 1>;
   constexpr Eigen::Index kFree = -1;
   const Eigen::Index rows = cost.rows(), columns = cost.cols(), source = columns;
   Eigen::VectorXd row_dual = Eigen::VectorXd::Zero(rows), column_dual = Eigen::VectorXd::Zero(columns + 1);
-  const auto at = [](auto& values, Eigen::Index i) -> auto& {
-    return values[static_cast<std::size_t>(i)];
-  };
-  std::vector<Eigen::Index> row_of(static_cast<std::size_t>(columns) + 1, kFree), previous(row_of.size());
+  Indices row_of = Indices::Constant(columns + 1, kFree), previous(columns + 1);
 
   for (Eigen::Index row = 0; row < rows; ++row) {
     Eigen::VectorXd distance = Eigen::VectorXd::Constant(columns, std::numeric_limits<double>::infinity());
-    std::vector<bool> reached(row_of.size(), false);
+    Flags reached = Flags::Zero(columns + 1);
     Eigen::Index column = source;
-    at(row_of, source) = row;
-    while (at(row_of, column) != kFree) {
-      reached[static_cast<std::size_t>(column)] = true;
-      const Eigen::Index i = at(row_of, column);
+    row_of[source] = row;
+    while (row_of[column] != kFree) {
+      reached[column] = true;
+      const Eigen::Index i = row_of[column];
       Eigen::Index nearest = source;
       double step = std::numeric_limits<double>::infinity();
       for (Eigen::Index j = 0; j < columns; ++j) {
-        if (reached[static_cast<std::size_t>(j)]) continue;
+        if (reached[j]) continue;
         const double reduced = cost(i, j) - row_dual[i] - column_dual[j];
         if (reduced < distance[j]) {
           distance[j] = reduced;
-          at(previous, j) = column;
+          previous[j] = column;
         }
         if (distance[j] < step) {
           step = distance[j];
@@ -47,8 +45,8 @@ inline std::vector<int64_t> assign_rows(const Eigen::MatrixXd& cost) {
         }
       }
       for (Eigen::Index j = 0; j <= columns; ++j) {
-        if (reached[static_cast<std::size_t>(j)]) {
-          row_dual[at(row_of, j)] += step;
+        if (reached[j]) {
+          row_dual[row_of[j]] += step;
           column_dual[j] -= step;
         } else {
           distance[j] -= step;
@@ -56,12 +54,12 @@ inline std::vector<int64_t> assign_rows(const Eigen::MatrixXd& cost) {
       }
       column = nearest;
     }
-    for (; column != source; column = at(previous, column)) at(row_of, column) = at(row_of, at(previous, column));
+    for (; column != source; column = previous[column]) row_of[column] = row_of[previous[column]];
   }
 
   std::vector<int64_t> column_of_row(static_cast<std::size_t>(rows));
   for (Eigen::Index j = 0; j < columns; ++j) {
-    if (at(row_of, j) != kFree) at(column_of_row, at(row_of, j)) = j;
+    if (row_of[j] != kFree) column_of_row[static_cast<std::size_t>(row_of[j])] = j;
   }
   return column_of_row;
 }

@@ -73,8 +73,8 @@ class Lattice {
   /// Number of vertices, vertex 0 not counted.
   std::size_t vertices() const { return first_new_vertex_.back() - 1; }
 
-  /// The simplex around each point: `kCorners` vertices a point.
-  const Corner<Scalar>* corners() const { return corners_.data(); }
+  /// The simplex around each point from this one on: `kCorners` vertices a point.
+  const Corner<Scalar>* corners(std::size_t point = 0) const { return corners_.data() + point * kCorners; }
 
   /// The first vertex that a block of points touches and no block before; also of the end of all blocks.
   std::size_t first_new_vertex(std::size_t block) const { return first_new_vertex_[block]; }

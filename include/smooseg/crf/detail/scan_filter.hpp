@@ -35,7 +35,6 @@ class ScanFilter {
       : lattice_(std::move(lattice)), factors_(std::move(factors)) {
     list_shares();
     plan();
-    name_by_places();
     for (auto& ring : rings_) {
       ring.reserve((places_ + 1) * stride);
       std::fill_n(ring.data(), stride, 0.f);
@@ -59,11 +58,11 @@ class ScanFilter {
     done_ = step;
   }
 
-  /// The corners of all points, as places of `sums`.
-  const Corner<float>* corners() const { return lattice_.corners(); }
+  /// The corners of a point, as places of `sums`.
+  const Corner<float>* corners(std::size_t point) const { return lattice_.corners(point); }
   const float* sums() const { return rings_[kAxes % 2].data(); }
-  /// A factor of each point's interpolated sum.
-  const float* after() const { return factors_.after.data(); }
+  /// What a point's interpolated sum is multiplied by.
+  float after(std::size_t point) const { return factors_.after.data()[point]; }
 
  private:
   static constexpr int kAxes = 3;
@@ -132,7 +131,7 @@ class ScanFilter {
     }
   }
 
-  /// How far to be with each block, and how many places that takes.
+  /// Finds how far to be with each block and how many places that takes, and names vertices by their places.
   void plan() {
     const std::size_t vertices = lattice_.vertices(), blocks = (lattice_.points() + kBlock - 1) / kBlock;
     // Of each vertex and all before it the last neighbour, of each and all after it the first.
@@ -166,9 +165,7 @@ class ScanFilter {
       const std::size_t oldest = std::min(oldest_read, first[b > 0 ? steps_[b - 1][kAxes] : 1]);
       places_ = std::max(places_, steps_[b][0] - oldest);
     }
-  }
 
-  void name_by_places() {
     std::vector<std::uint32_t> places(lattice_.vertices() + 1);
     for (std::size_t v = 1; v < places.size(); ++v) places[v] = static_cast<std::uint32_t>(place_of(v));
     lattice_.rename(places);

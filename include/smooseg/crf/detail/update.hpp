@@ -2,7 +2,6 @@
 
 // One update of the marginals, in one pass over the pixels.
 
-#include <Eigen/Core>
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -71,19 +70,19 @@ struct UpdateKernel {
     for (std::size_t begin = 0; begin < f.points; begin += kBlock) {
       const std::size_t count = std::min(kBlock, f.points - begin);
       float* const rows = f.marginals.data() + begin * stride;
-      if (has_messages) {
-        for (ScanFilter& filter : f.positions) {
-          filter.template advance<isa, width>(begin / kBlock, f.marginals.data(), stride);
-        }
-      }
       const float* const unaries = f.unaries.data() + begin * stride;
       if (!has_messages) {
         std::copy_n(unaries, count * stride, rows);
-      } else if (f.is_potts) {
-        // A class pays the messages of all others: the total of all, the same for every class, less its own.
-        add_messages<isa>(f, stride, begin, count, unaries, rows);
       } else {
-        subtract_compatibility<isa>(f, stride, begin, count, unaries, rows);
+        for (ScanFilter& filter : f.positions) {
+          filter.template advance<isa, width>(begin / kBlock, f.marginals.data(), stride);
+        }
+        if (f.is_potts) {
+          // A class pays the messages of all others: the total of all, the same for every class, less its own.
+          add_messages<isa>(f, stride, begin, count, unaries, rows);
+        } else {
+          subtract_compatibility<isa>(f, stride, begin, count, unaries, rows);
+        }
       }
       softmax<isa>(rows, count, stride);
       if (is_last) continue;
@@ -100,22 +99,18 @@ struct UpdateKernel {
         Part<isa> row;
         row.load(from + i * stride + c);
         for (const ScanFilter& filter : f.positions) {
-          add_message<isa, ScanFilter::kCorners>(row, begin + i, filter.corners(), filter.sums() + c, stride,
-                                                 filter.after());
+          row.add_product(
+              slice_row<ScanFilter::kCorners, Part<isa>>(filter.corners(begin + i), filter.sums() + c, stride),
+              filter.after(begin + i));
         }
         for (const BilateralFilter& filter : f.bilaterals) {
-          add_message<isa, BilateralFilter::kCorners>(row, begin + i, filter.lattice.corners(),
-                                                      filter.values.data() + c, stride, filter.factors.after.data());
+          row.add_product(slice_row<BilateralFilter::kCorners, Part<isa>>(filter.lattice.corners(begin + i),
+                                                                          filter.values.data() + c, stride),
+                          filter.factors.after.data()[begin + i]);
         }
         row.store(to + i * stride + c);
       }
     }
-  }
-
-  template <Isa isa, int corners, class Stride>
-  SMOOSEG_INLINE static void add_message(Part<isa>& row, std::size_t point, const Corner<float>* corner,
-                                         const float* values, Stride stride, const float* after) {
-    row.add_product(slice_row<corners, Part<isa>>(corner + corners * point, values, stride), after[point]);
   }
 
   /// rows = unaries - mu * messages.
@@ -165,8 +160,7 @@ struct UpdateKernel {
   template <Isa isa, class Stride>
   SMOOSEG_INLINE static void splat(BilateralFilter& filter, std::size_t begin, std::size_t count, const float* rows,
                                    Stride stride) {
-    constexpr int kCorners = BilateralFilter::kCorners;
-    const Corner<float>* const corners = filter.lattice.corners() + kCorners * begin;
+    const Corner<float>* const corners = filter.lattice.corners(begin);
     const float* const before = filter.factors.before.data() + begin;
     float* const values = filter.next.data();
     const std::size_t block = begin / kBlock;
@@ -177,7 +171,7 @@ struct UpdateKernel {
         Part<isa> row;
         row.load(rows + i * stride + c);
         row.multiply(before[i]);
-        splat_row<kCorners>(row, corners + kCorners * i, values + c, stride);
+        splat_row<BilateralFilter::kCorners>(row, corners + BilateralFilter::kCorners * i, values + c, stride);
       }
     }
   }

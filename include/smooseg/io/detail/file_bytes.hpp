@@ -3,15 +3,12 @@
 // The bytes of a file, shared by everything that is read from it. The readers of this folder see files only through
 // this header, so that it alone decides whether a file is read or mapped.
 
-#if __has_include(<sys/mman.h>)
+#include <c10/util/Exception.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
-#endif
-
-#include <c10/util/Exception.h>
 #include <torch/types.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -30,7 +27,6 @@
 #include <utility>
 
 #include "smooseg/detail/torch_compat.hpp"
-#include "smooseg/io/detail/text.hpp"
 
 namespace smooseg::io::detail {
 
@@ -58,9 +54,8 @@ inline std::shared_ptr<char> aligned_memory(size_t size) {
 }
 
 /// The first `size` bytes of a file as memory that the system fills when it is touched. Writing to it copies the page
-/// and leaves the file alone. Null where the system cannot do that, or not for this file.
-inline std::shared_ptr<char> map_file([[maybe_unused]] const std::string& path, [[maybe_unused]] size_t size) {
-#if __has_include(<sys/mman.h>)
+/// and leaves the file alone. Null where the system cannot do that for this file.
+inline std::shared_ptr<char> map_file(const std::string& path, size_t size) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) return nullptr;
   struct stat status {};
@@ -73,9 +68,6 @@ inline std::shared_ptr<char> map_file([[maybe_unused]] const std::string& path, 
   ::close(descriptor);  // the mapping stays
   if (address == MAP_FAILED) return nullptr;
   return {static_cast<char*>(address), [size](char* p) { ::munmap(p, size); }};
-#else
-  return nullptr;
-#endif
 }
 
 /// A range of a file's bytes, and the file's name for errors. Copies share the bytes.
@@ -135,24 +127,17 @@ class FileBytes {
     return FileBytes(name_, std::shared_ptr<char>(data_, data_.get() + offset), static_cast<size_t>(length), mapped_);
   }
 
-  /// These bytes if they are aligned for elements of every dtype, else a copy that is.
-  FileBytes aligned() const {
-    constexpr uintptr_t kWidestElement = 16;
-    return reinterpret_cast<uintptr_t>(data_.get()) % kWidestElement == 0 ? *this : copy_of(name_, view());
+  /// These bytes if they are aligned for elements of this size (16: of every dtype), else a copy that is.
+  FileBytes aligned(size_t element_size = 16) const {
+    return reinterpret_cast<uintptr_t>(data_.get()) % element_size == 0 ? *this : copy_of(name_, view());
   }
 
-  /// The first elements as a contiguous tensor that shares these bytes, or owns a copy where they are not aligned.
+  /// The first elements as a contiguous tensor that shares these bytes, or a copy of them where they are not aligned.
   /// @param shape sizes of which `checked_bytes` is at most `size()`.
   Tensor tensor(c10::IntArrayRef shape, torch::ScalarType dtype) const {
-    const auto element = c10::elementSize(dtype);
-    if (reinterpret_cast<uintptr_t>(data_.get()) % element == 0) {
-      const auto keep_alive = [data = data_](void*) {};
-      return torch::from_blob(data_.get(), shape, keep_alive, dtype);
-    }
-    Tensor copy = torch::empty(shape, dtype);
-    const auto bytes = static_cast<size_t>(copy.numel()) * element;
-    if (bytes > 0) std::memcpy(copy.data_ptr(), data_.get(), bytes);
-    return copy;
+    const auto data = aligned(c10::elementSize(dtype)).data_;
+    return torch::from_blob(
+        data.get(), shape, [data](void*) {}, dtype);
   }
 
  private:
@@ -165,7 +150,8 @@ class FileBytes {
   bool mapped_;
 };
 
-/// Reads little-endian numbers and runs of bytes from front to back, and refuses to read past the end.
+/// Reads numbers (little-endian, as in the machine's own memory) and runs of bytes from front to back, and refuses to
+/// read past the end.
 class Cursor {
  public:
   explicit Cursor(const FileBytes& bytes, uint64_t position = 0) : bytes_(bytes), position_(position) {}
@@ -183,13 +169,9 @@ class Cursor {
   /// An unsigned number of sizeof(T) bytes.
   template <typename T>
   T number() {
-    uint64_t value = 0;
-    int shift = 0;
-    for (const char c : take(sizeof(T))) {
-      value |= static_cast<uint64_t>(static_cast<unsigned char>(c)) << shift;
-      shift += 8;
-    }
-    return static_cast<T>(value);
+    T value;
+    std::memcpy(&value, take(sizeof(T)).data(), sizeof(T));
+    return value;
   }
 
   /// What stands before the next newline, which is skipped.

@@ -19,28 +19,20 @@
 
 namespace smooseg::io::detail {
 
-/// Length of the UTF-8 sequence that `text` (not empty) begins with, or 0 where it begins with none.
-inline size_t utf8_length(std::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  if (byte(0) < 0x80) return 1;
-  const size_t length = byte(0) >= 0xF0 ? 4 : byte(0) >= 0xE0 ? 3 : 2;
-  if (byte(0) < 0xC2 || byte(0) > 0xF4 || text.size() < length) return 0;
-  for (size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xC0) != 0x80) return 0;
-  }
-  // Overlong forms, surrogates, and beyond U+10FFFF.
-  if (byte(0) == 0xE0 && byte(1) < 0xA0) return 0;
-  if (byte(0) == 0xED && byte(1) > 0x9F) return 0;
-  if (byte(0) == 0xF0 && byte(1) < 0x90) return 0;
-  if (byte(0) == 0xF4 && byte(1) > 0x8F) return 0;
-  return length;
-}
-
 inline bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const size_t length = utf8_length(text);
-    if (length == 0) return false;
-    text.remove_prefix(length);
+  constexpr std::array<uint32_t, 4> kLeast{0, 0x80, 0x800, 0x10000};  // code points that need 0 to 3 more bytes
+  for (size_t i = 0; i < text.size();) {
+    const uint32_t lead = static_cast<unsigned char>(text[i++]);
+    if (lead < 0x80) continue;
+    if (lead < 0xC0 || lead >= 0xF8) return false;
+    const size_t more = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1, end = i + more;
+    uint32_t code = lead & (0x3FU >> more);
+    for (; i < end; ++i) {
+      if (i == text.size() || (text[i] & 0xC0) != 0x80) return false;
+      code = code << 6 | (text[i] & 0x3F);
+    }
+    const bool is_surrogate = code >= 0xD800 && code <= 0xDFFF;
+    if (code < kLeast[more] || is_surrogate || code > 0x10FFFF) return false;
   }
   return true;
 }

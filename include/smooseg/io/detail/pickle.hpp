@@ -49,9 +49,8 @@ struct PickleValue {
 
   /// Whether this is the function or class `name`, such as "torch._utils._rebuild_tensor_v2".
   bool is_global(std::string_view name) const {
-    return kind == Kind::kGlobal && name.size() == module.size() + 1 + text.size() &&
-           name.substr(0, module.size()) == module && name[module.size()] == '.' &&
-           name.substr(module.size() + 1) == text;
+    return kind == Kind::kGlobal && name.size() == module.size() + 1 + text.size() && starts_with(name, module) &&
+           name[module.size()] == '.' && ends_with(name, text);
   }
 
   /// "module.name" of a function or class, for errors.
@@ -140,12 +139,12 @@ class Unpickler {
       case 's': append(pop_last(2), Kind::kDict); break;                  // SETITEM
       case 'u': append(pop_to_mark(), Kind::kDict); break;                // SETITEMS
       case 0x90: append(pop_to_mark(), Kind::kOther); break;              // ADDITEMS (to a set)
-      case 'c': push_global(); break;                                     // GLOBAL
+      case 'c': { const auto module = cursor_.line(); push_global(module, cursor_.line()); break; }  // GLOBAL
       case 0x93: push_stack_global(); break;                              // STACK_GLOBAL
       case 'R': case 0x81: push_object(pop_last(2)); break;               // REDUCE, NEWOBJ
       case 0x92: pop(); push_object(pop_last(2)); break;                  // NEWOBJ_EX
       case 'b': { Value* const state = pop(); top()->state = state; break; }  // BUILD
-      case 'Q': push_persistent_id(); break;                              // BINPERSID
+      case 'Q': { Value* const id = pop(); push(Kind::kPersistentId).arguments = id; break; }  // BINPERSID
       case 'q': memoize(cursor_.number<uint8_t>()); break;                // BINPUT
       case 'r': memoize(cursor_.number<uint32_t>()); break;               // LONG_BINPUT
       case 0x94: memoize(static_cast<uint32_t>(memo_.size())); break;     // MEMOIZE
@@ -199,11 +198,6 @@ class Unpickler {
 
   void push_sequence(std::vector<Value*> items) { push(Kind::kSequence).items = std::move(items); }
 
-  void push_global() {
-    const std::string_view module = cursor_.line();
-    push_global(module, cursor_.line());
-  }
-
   void push_global(std::string_view module, std::string_view name) {
     Value& global = push(Kind::kGlobal);
     global.module = module;
@@ -221,11 +215,6 @@ class Unpickler {
     Value& object = push(Kind::kObject);
     object.callee = callee_and_arguments[0];
     object.arguments = callee_and_arguments[1];
-  }
-
-  void push_persistent_id() {
-    Value* id = pop();
-    push(Kind::kPersistentId).arguments = id;
   }
 
   void memoize(uint32_t index) {

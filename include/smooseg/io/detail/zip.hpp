@@ -80,9 +80,7 @@ class ZipArchive {
   /// @throws c10::Error naming file and entry where they differ.
   void verify(const std::string& entry) const {
     const FileBytes bytes = read(entry);
-    const uint32_t expected = entries_.at(entry).checksum;
-    if (expected == 0) return;
-    const uint32_t got = crc32(bytes.view());
+    const uint32_t expected = entries_.at(entry).checksum, got = expected == 0 ? 0 : crc32(bytes.view());
     TORCH_CHECK(got == expected, name(), ": damaged: entry '", printable(entry), "' has the checksum ", got,
                 ", expected ", expected);
   }
@@ -110,7 +108,7 @@ class ZipArchive {
   static constexpr uint32_t kDirectoryEntry = 0x02014b50;
   static constexpr uint32_t kEnd64 = 0x06064b50;
   static constexpr uint32_t kEnd64Locator = 0x07064b50;
-  static constexpr std::string_view kEndMark = "PK\5\6";
+  static constexpr std::string_view kEnd = "PK\5\6";
   static constexpr uint64_t kEndSize = 22;
   static constexpr uint64_t kEnd64LocatorSize = 20;
 
@@ -119,31 +117,26 @@ class ZipArchive {
     constexpr size_t kMost = kEndSize + 0xFFFF;
     const size_t tail_begin = file_.size() > kMost ? file_.size() - kMost : 0;
     const std::string_view tail = file_.view().substr(tail_begin);
-    const size_t found = tail.size() < kEndSize ? std::string_view::npos : tail.rfind(kEndMark, tail.size() - kEndSize);
+    const size_t found = tail.size() < kEndSize ? std::string_view::npos : tail.rfind(kEnd, tail.size() - kEndSize);
     TORCH_CHECK(found != std::string_view::npos, name(), ": truncated archive: it has no directory at its end");
     const uint64_t end = tail_begin + found;
     Cursor cursor(file_, end + 10);
-    Directory directory{};
-    directory.entries = cursor.number<uint16_t>();
+    const uint64_t entries = cursor.number<uint16_t>();
     cursor.take(4);
-    directory.offset = cursor.number<uint32_t>();
-    if (directory.entries != 0xFFFF && directory.offset != 0xFFFFFFFF) return directory;
-    return find_directory64(end, directory);
-  }
-
-  Directory find_directory64(uint64_t end, const Directory& directory) const {
-    if (end < kEnd64LocatorSize) return directory;
+    const Directory directory{cursor.number<uint32_t>(), entries};
+    if ((entries != 0xFFFF && directory.offset != 0xFFFFFFFF) || end < kEnd64LocatorSize) return directory;
     Cursor locator(file_, end - kEnd64LocatorSize);
     if (locator.number<uint32_t>() != kEnd64Locator) return directory;  // 65535 entries are possible without zip64
     locator.take(4);
-    Cursor cursor(file_, locator.number<uint64_t>());
+    return read_directory64(Cursor(file_, locator.number<uint64_t>()));
+  }
+
+  Directory read_directory64(Cursor cursor) const {
     TORCH_CHECK(cursor.number<uint32_t>() == kEnd64, name(), ": corrupt archive: a bad zip64 directory");
     cursor.take(28);
-    Directory wide{};
-    wide.entries = cursor.number<uint64_t>();
+    const auto entries = cursor.number<uint64_t>();
     cursor.take(8);
-    wide.offset = cursor.number<uint64_t>();
-    return wide;
+    return {cursor.number<uint64_t>(), entries};
   }
 
   void read_entry(Cursor& cursor) {
