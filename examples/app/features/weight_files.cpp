@@ -14,7 +14,8 @@
 
 #include "smooseg/io/load.hpp"
 #include "support/file_lock.hpp"
-#include "support/sha256.hpp"
+#include "support/folders.hpp"
+#include "support/hash.hpp"
 
 extern char** environ;
 
