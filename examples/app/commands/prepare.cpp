@@ -63,7 +63,7 @@ void prepare_features(PrepareSettings s, const Console& console) {
   s.model.seed = s.seed.value_or(s.model.seed);
   const torch::Device device = start(s.runtime, console.err);
   const Dataset dataset = open_dataset(s.data, "train");
-  if (!dataset.skipped.empty()) console.err << skipped_line(dataset) << std::endl;
+  console.err << skipped_line(dataset);
   TrainingFeatures features(dataset, s.model, s.features, device, worker_count(s.features, s.runtime));
   const auto backbone = make_backbone(s.model);
   features.prepare(*backbone, weights, console.err);

@@ -67,8 +67,12 @@ void fail(const std::filesystem::path& path, const std::string& expected, const 
   throw std::runtime_error(path.string() + ": expected " + expected + ", found " + found);
 }
 
+std::string size_text(int64_t height, int64_t width) {
+  return std::to_string(width) + " x " + std::to_string(height) + " pixels";
+}
+
 void check_size(const File& file, int64_t height, int64_t width, int64_t min_bytes) {
-  const std::string size = std::to_string(width) + " x " + std::to_string(height) + " pixels";
+  const std::string size = size_text(height, width);
   if (height > kMaxPixels / width) {
     fail(file.path, "a picture of at most " + std::to_string(kMaxPixels) + " pixels", size);
   }

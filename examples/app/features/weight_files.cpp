@@ -158,10 +158,7 @@ fs::path download_weights(const backbone::RegistryEntry& entry, const fs::path& 
   const auto fail = [&](const std::string& why) -> std::runtime_error {
     return std::runtime_error(entry.name + ": cannot get its weights: " + why + "\n" + how_to_get(entry, folder));
   };
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (!fs::is_directory(folder)) throw fail("cannot create the folder " + folder.string());
-
+  make_folder(folder, "--folder");
   const std::string url = weights_url(weights);
   err << entry.name << ": " << url << (weights.bytes > 0 ? " (" + in_megabytes(weights.bytes) + ")" : "")
       << ", licence " << weights.licence << std::endl;

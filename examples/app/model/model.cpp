@@ -1,8 +1,5 @@
 #include "model/model.hpp"
 
-#include <array>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <utility>
@@ -69,19 +66,16 @@ void save_model(const std::filesystem::path& path, const Model& model, const io:
 }
 
 bool is_model(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::array<char, 9> beginning{};
-  file.read(beginning.data(), beginning.size());
-  if (!file || beginning.back() != '{') return false;  // no safetensors
-  const auto metadata = io::read_safetensors_metadata(path.string());
-  const auto format = metadata.find("format");
-  return format != metadata.end() && format->second.rfind(kFormatName, 0) == 0;
+  try {
+    return io::read_safetensors_metadata(path.string())["format"].rfind(kFormatName, 0) == 0;
+  } catch (const c10::Error&) {  // no safetensors
+    return false;
+  }
 }
 
 LoadedModel load_model(const std::filesystem::path& path, torch::Device device, const SegmenterOptions& options) {
   const std::string name = path.string();
-  io::TensorMap tensors = io::read_safetensors(name);
-  const auto metadata = io::read_safetensors_metadata(name);
+  const auto [tensors, metadata] = io::read_safetensors_content(name);
   const std::string& format = metadata_at(metadata, "format", name);
   TORCH_CHECK(format == kFormat, name, ": expected the format '", kFormat, "', found '", format, "'");
   SettingValues values;
@@ -99,12 +93,10 @@ LoadedModel load_model(const std::filesystem::path& path, torch::Device device, 
   loaded.model = make_model(settings_from(values, name), classes, options);
   loaded.model.step = step;
   if (const auto data = metadata.find("data"); data != metadata.end()) loaded.model.data = data->second;
-  for (auto it = tensors.begin(); it != tensors.end();) {
-    const bool is_extra = it->first.rfind(kExtraPrefix, 0) == 0;
-    if (is_extra) loaded.extra.insert(*it);
-    it = is_extra ? tensors.erase(it) : std::next(it);
+  for (const auto& item : tensors) {
+    if (item.first.rfind(kExtraPrefix, 0) == 0) loaded.extra.insert(item);
   }
-  io::load_tensors(*loaded.model.segmenter, tensors, {}, name);
+  io::load_tensors(*loaded.model.segmenter, tensors, io::LoadOptions().ignore({kExtraPrefix}), name);
   loaded.model.segmenter->to(device);
   loaded.model.segmenter->eval();
   return loaded;
