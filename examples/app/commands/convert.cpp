@@ -1,9 +1,7 @@
 // `smooseg convert`: weights of any known file as a safetensors file under our names, or those of another program.
 
 #include <filesystem>
-#include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "commands/command_line.hpp"

@@ -14,7 +14,7 @@
 #include "report/scores.hpp"
 #include "smooseg/baselines/kmeans.hpp"
 #include "smooseg/io/atomic_file.hpp"
-#include "support/folders.hpp"
+#include "support/disk.hpp"
 #include "support/seeds.hpp"
 
 namespace smooseg::app {

@@ -13,7 +13,7 @@
 #include "report/pictures.hpp"
 #include "report/scores.hpp"
 #include "smooseg/detail/parallel.hpp"
-#include "support/folders.hpp"
+#include "support/disk.hpp"
 
 namespace smooseg::app {
 namespace {

@@ -11,7 +11,6 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
-#include <stdexcept>
 
 #include "commands/command_line.hpp"
 #include "features/precision.hpp"
@@ -21,7 +20,7 @@
 #include "model/score.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/loss.hpp"
-#include "support/folders.hpp"
+#include "support/disk.hpp"
 #include "support/log.hpp"
 #include "support/profiler.hpp"
 #include "support/progress.hpp"

@@ -1,8 +1,6 @@
 // `smooseg weights`: the published weights of backbones, listed and fetched.
 
-#include <algorithm>
 #include <iomanip>
-#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -11,6 +9,7 @@
 #include "commands/command_line.hpp"
 #include "features/weight_files.hpp"
 #include "smooseg/backbone/registry.hpp"
+#include "support/disk.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -61,7 +60,7 @@ void list(const fs::path& folder, std::ostream& out) {
     }
     const int64_t bytes = found ? static_cast<int64_t>(fs::file_size(*found)) : weights.bytes;
     row(entry.name, std::to_string(entry.channels), std::to_string(entry.patch_size),
-        bytes > 0 ? std::to_string((bytes + 500'000) / 1'000'000) + " MB" : "-", weights.licence,
+        bytes > 0 ? readable_bytes(static_cast<double>(bytes)) : "-", weights.licence,
         found             ? found->string()
         : problem.empty() ? weights_url(weights)
                           : problem);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -46,8 +47,6 @@ class Reader {
   ClassTable read() const {
     if (!json_.is_object()) fail("an object with the key \"classes\"", json_);
     if (!json_.contains("classes")) throw std::runtime_error(source_ + ": expected the key \"classes\", found none");
-    const auto is_name = [](const Json& json) { return json.is_string(); };
-    const auto is_value = [](const Json& json) { return json.is_number_integer(); };
     const auto is_level = [](const Json& json) {
       return json.is_number_integer() && json.get<int64_t>() >= 0 && json.get<int64_t>() <= 255;
     };
@@ -55,7 +54,7 @@ class Reader {
       return json.is_array() && json.size() == 3 && std::all_of(json.begin(), json.end(), is_level);
     };
     ClassTable table;
-    table.names = read_list<std::string>("classes", 2, "a list of at least 2 names", is_name);
+    table.names = read_list<std::string>("classes", 2, "a list of at least 2 names", &Json::is_string);
     table.colors = default_colors(table.size());
     if (json_.contains("colors")) {
       table.colors = read_list<Color>("colors", 0, "a list of [r, g, b], whole numbers 0..255 each", is_color);
@@ -64,7 +63,7 @@ class Reader {
       throw std::runtime_error(source_ + ": expected \"colors\" for " + std::to_string(table.size()) +
                                " classes, found " + std::to_string(table.colors.size()));
     }
-    table.ignore = read_list<int64_t>("ignore", 0, "a list of label values", is_value);
+    table.ignore = read_list<int64_t>("ignore", 0, "a list of label values", &Json::is_number_integer);
     return table;
   }
 
@@ -78,7 +77,7 @@ class Reader {
     const std::string expected = '"' + std::string(key) + "\": " + what;
     if (!list.is_array() || list.size() < least) fail(expected, list);
     for (const Json& element : list) {
-      if (!is_right(element)) fail(expected, element);
+      if (!std::invoke(is_right, element)) fail(expected, element);
       values.push_back(element.get<T>());
     }
     return values;

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <iomanip>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <stdexcept>
@@ -14,8 +13,8 @@
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/parallel.hpp"
 #include "smooseg/io/load.hpp"
+#include "support/disk.hpp"
 #include "support/file_lock.hpp"
-#include "support/folders.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -26,18 +25,6 @@ constexpr auto kFormat = "smooseg features 1";
 
 /// Bytes of a shard's file beyond the tensors: its header, and what the file system adds.
 constexpr int64_t kShardOverhead = 8192;
-
-std::string readable(double bytes) {
-  const char* unit = "bytes";
-  for (const char* larger : {"kB", "MB", "GB", "TB"}) {
-    if (bytes < 1000) break;
-    bytes /= 1000;
-    unit = larger;
-  }
-  std::ostringstream text;
-  text << std::fixed << std::setprecision(bytes < 10 ? 1 : 0) << bytes << " " << unit;
-  return text.str();
-}
 
 /// The hash of each row: (n,...) -> (n,2) int64.
 Tensor checksums_of(const Tensor& rows) {
@@ -159,9 +146,9 @@ void FeatureCache::check_space(const std::vector<int64_t>& missing, std::ostream
   }
   std::error_code error;
   const uintmax_t available = fs::space(folder_, error).available;  // the highest number where nobody knows
-  err << root_.string() << ": " << crops_ << " crops take " << readable(static_cast<double>(crops_ * row))
-      << ", of which " << readable(static_cast<double>(needed))
-      << " are to be written; free: " << readable(static_cast<double>(available)) << std::endl;
+  err << root_.string() << ": " << crops_ << " crops take " << readable_bytes(static_cast<double>(crops_ * row))
+      << ", of which " << readable_bytes(static_cast<double>(needed))
+      << " are to be written; free: " << readable_bytes(static_cast<double>(available)) << std::endl;
   if (static_cast<uintmax_t>(needed) > available) {
     throw std::runtime_error(root_.string() + ": the disk is too small for the features: needed are " +
                              std::to_string(needed) + " bytes, free " + std::to_string(available) +

@@ -15,15 +15,6 @@ constexpr auto kFormatName = "smooseg model ";
 constexpr auto kFormat = "smooseg model 1";
 constexpr auto kExtraPrefix = "optimizer.";
 
-backbone::BackboneOptions backbone_options(const ModelSettings& settings) {
-  return backbone::BackboneOptions(settings.features == "keys" ? backbone::FeatureKind::kKeys
-                                                               : backbone::FeatureKind::kTokens)
-      .texture(backbone::TextureOptions()
-                   .textons(settings.textons)
-                   .sharpness(settings.texton_sharpness)
-                   .position(settings.position));
-}
-
 const std::string& metadata_at(const std::map<std::string, std::string>& metadata, const std::string& key,
                                const std::string& path) {
   const auto found = metadata.find(key);
@@ -34,7 +25,12 @@ const std::string& metadata_at(const std::map<std::string, std::string>& metadat
 }  // namespace
 
 std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings) {
-  auto backbone = backbone::make(settings.backbone, backbone_options(settings));
+  const auto features = settings.features == "keys" ? backbone::FeatureKind::kKeys : backbone::FeatureKind::kTokens;
+  const auto texture = backbone::TextureOptions()
+                           .textons(settings.textons)
+                           .sharpness(settings.texton_sharpness)
+                           .position(settings.position);
+  auto backbone = backbone::make(settings.backbone, backbone::BackboneOptions(features).texture(texture));
   backbone->eval();
   for (auto& parameter : backbone->parameters()) parameter.requires_grad_(false);
   return backbone;

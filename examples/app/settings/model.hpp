@@ -50,18 +50,15 @@ struct ModelSettings {
   uint64_t seed = 0;
 };
 
-/// Adds an option for each setting.
-void add_options(CLI::App& command, ModelSettings& settings);
+/// All settings, or only those that decide the features of training crops, but for the seed.
+enum class SettingScope { kAll, kFeatures };
 
-/// Adds only those that decide the features of training crops, but for the seed.
-void add_feature_options(CLI::App& command, ModelSettings& settings);
+/// Adds an option for each setting.
+void add_options(CLI::App& command, ModelSettings& settings, SettingScope scope = SettingScope::kAll);
 
 /// Option names (without dashes) and values, as they stand in a model file; thresholds that are unset are left out.
 using SettingValues = std::map<std::string, std::string>;
-SettingValues values_of(const ModelSettings& settings);
-
-/// Those of `add_feature_options`.
-SettingValues feature_settings(const ModelSettings& settings);
+SettingValues values_of(const ModelSettings& settings, SettingScope scope = SettingScope::kAll);
 
 /// @throws std::runtime_error naming `source` for an unknown name or a value out of range.
 ModelSettings settings_from(const SettingValues& values, const std::string& source);
