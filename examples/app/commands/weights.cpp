@@ -8,6 +8,7 @@
 
 #include "commands/command_line.hpp"
 #include "features/weight_files.hpp"
+#include "settings/model.hpp"
 #include "smooseg/backbone/registry.hpp"
 #include "support/disk.hpp"
 
@@ -21,20 +22,12 @@ struct WeightsSettings {
   std::vector<std::string> names;
 };
 
-std::vector<std::string> names_with_weights() {
-  std::vector<std::string> names;
-  for (const auto& entry : backbone::registry()) {
-    if (!entry.weights.file.empty()) names.push_back(entry.name);
-  }
-  return names;
-}
-
 void add_options(CLI::App& app, WeightsSettings& s) {
   app.add_option("action", s.action, "list all of them, or get those named")
       ->required()
       ->check(CLI::IsMember({"list", "get"}));
   app.add_option("names", s.names, "with get: the backbones whose weights to fetch")
-      ->check(CLI::IsMember(names_with_weights()))
+      ->check(CLI::IsMember(backbone_names(/*only_with_weights=*/true)))
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->default_str("");
   app.add_option("--folder", s.folder,

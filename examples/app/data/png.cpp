@@ -199,10 +199,6 @@ Tensor decode_png_indices(const File& file) {
 
 namespace {
 
-struct Closer {
-  void operator()(std::FILE* file) const { std::fclose(file); }
-};
-
 /// @param picture contiguous. @param palette none for RGB and grey.
 void write(const std::filesystem::path& path, const Tensor& picture, const std::vector<Color>& palette) {
   png_image image{};
@@ -213,7 +209,7 @@ void write(const std::filesystem::path& path, const Tensor& picture, const std::
   image.colormap_entries = static_cast<png_uint_32>(palette.size());
 
   io::AtomicFile target(path);
-  std::unique_ptr<std::FILE, Closer> file(std::fopen(target.temporary_path().c_str(), "wb"));
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(target.temporary_path().c_str(), "wb"), std::fclose);
   if (!file) io::AtomicFile::fail(path, io::AtomicFile::system_reason(errno));
   errno = 0;
   if (png_image_write_to_stdio(&image, file.get(), 0, picture.data_ptr<uint8_t>(), 0, palette.data()) == 0) {

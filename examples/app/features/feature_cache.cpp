@@ -35,8 +35,7 @@ Tensor checksums_of(const Tensor& rows) {
   auto* target = result.data_ptr<int64_t>();
   for (int64_t i = 0; i < n; ++i) {
     const Hash hash = hash_of(first + static_cast<std::size_t>(i) * bytes, bytes);
-    std::memcpy(target++, &hash.high, sizeof hash.high);
-    std::memcpy(target++, &hash.low, sizeof hash.low);
+    std::memcpy(target + 2 * i, &hash, sizeof hash);
   }
   return result;
 }
@@ -75,23 +74,21 @@ FeatureCache::FeatureCache(const fs::path& folder, const FeatureRecipe& recipe, 
   const std::string key = hash_of(nlohmann::json(recipe_).dump()).hex();
   folder_ = folder / key;
   shards_.resize(static_cast<std::size_t>((crops_ + kShardCrops - 1) / kShardCrops));
-  for (int64_t shard = 0; shard < shard_count(); ++shard) {
+  for (int64_t number = 0; number < shard_count(); ++number) {
     std::string content = key;
-    const Range range = crops_of(shard);
+    const Range range = crops_of(number);
     for (int64_t i = range.begin; i < range.end; ++i) {
       content += " " + pictures.at(static_cast<std::size_t>(crops.picture_of(i))).hex() + " " +
                  std::to_string(i % crops.per_picture());
     }
-    shards_[static_cast<std::size_t>(shard)].key = hash_of(content).hex();
+    Shard& shard = shards_[static_cast<std::size_t>(number)];
+    shard.key = hash_of(content).hex();
+    shard.path = (folder_ / (shard.key + ".safetensors")).string();
   }
 }
 
 FeatureCache::Range FeatureCache::crops_of(int64_t shard) const {
   return {shard * kShardCrops, std::min((shard + 1) * kShardCrops, crops_)};
-}
-
-fs::path FeatureCache::path_of(const Shard& shard) const {
-  return folder_ / (shard.key + ".safetensors");
 }
 
 std::vector<int64_t> FeatureCache::shape_of(int64_t shard) const {
@@ -104,7 +101,7 @@ std::vector<int64_t> FeatureCache::shape_of(int64_t shard) const {
 /// Opens a shard's file if it is whole and right. Returns what is wrong with it; "" also where there is none.
 std::string FeatureCache::open(int64_t number) {
   Shard& shard = shards_[static_cast<std::size_t>(number)];
-  const std::string path = path_of(shard).string();
+  const std::string& path = shard.path;
   std::error_code error;
   if (!fs::exists(path, error)) return "";
   try {
@@ -178,9 +175,8 @@ void FeatureCache::store(int64_t number, const Tensor& features) {
   Shard& shard = shards_.at(static_cast<std::size_t>(number));
   auto metadata = recipe_;
   metadata["key"] = shard.key;
-  const std::string path = path_of(shard).string();
-  io::write_safetensors(path, {{"features", rows}, {"checksums", checksums_of(rows)}}, metadata);
-  shard.features = io::read_safetensors(path).at("features");
+  io::write_safetensors(shard.path, {{"features", rows}, {"checksums", checksums_of(rows)}}, metadata);
+  shard.features = io::read_safetensors(shard.path).at("features");
 }
 
 Tensor FeatureCache::shard_features(int64_t shard) const {

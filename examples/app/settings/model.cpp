@@ -3,7 +3,6 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <type_traits>
-#include <vector>
 
 #include "smooseg/backbone/registry.hpp"
 #include "smooseg/version.hpp"
@@ -16,12 +15,6 @@ constexpr auto kBackbone = "Backbone", kCrops = "Training crops", kModel = "Mode
 
 bool is_in(SettingScope scope, const std::string& group) {
   return scope == SettingScope::kAll || group == kBackbone || group == kCrops;
-}
-
-std::vector<std::string> backbone_names() {
-  std::vector<std::string> names;
-  for (const auto& entry : backbone::registry()) names.push_back(entry.name);
-  return names;
 }
 
 /// The one list of settings: calls add(group, option, value, description) for each, which returns a CLI11 option.
@@ -73,6 +66,14 @@ void list_settings(ModelSettings& s, Add add) {
 }
 
 }  // namespace
+
+std::vector<std::string> backbone_names(bool only_with_weights) {
+  std::vector<std::string> names;
+  for (const auto& entry : backbone::registry()) {
+    if (!only_with_weights || !entry.weights.file.empty()) names.push_back(entry.name);
+  }
+  return names;
+}
 
 SettingValues values_of(const ModelSettings& settings, SettingScope scope) {
   CLI::App unused;

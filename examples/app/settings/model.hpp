@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "settings/options.hpp"
 #include "smooseg/backbone/texture.hpp"
@@ -19,6 +20,9 @@ namespace smooseg::app {
 inline const Choices<Centering> kCenterings{
     {"row-keep-mean", Centering::kRowKeepMean}, {"row", Centering::kRow}, {"none", Centering::kNone}};
 inline const Choices<Reduction> kReductions{{"mean", Reduction::kMean}, {"sum", Reduction::kSum}};
+
+/// The names of all backbones, or of those with published weights.
+std::vector<std::string> backbone_names(bool only_with_weights = false);
 
 /// The defaults are the library's and, where it has none, the paper's.
 struct ModelSettings {
