@@ -42,7 +42,7 @@ smooseg_install_tools() {
   local packages
   if ! command -v dpkg-query >/dev/null; then
     smooseg_say "no Debian system: install a C++17 compiler, CMake, Ninja, Eigen, Catch2, Google Benchmark, CLI11," \
-      "nlohmann-json, libpng, libjpeg-turbo and xxHash with your own package manager if they are missing"
+      "nlohmann-json, libpng, libjpeg-turbo, xxHash and OpenSSL with your own package manager if they are missing"
     return 0
   fi
   mapfile -t packages < <(
@@ -52,7 +52,7 @@ smooseg_install_tools() {
     command -v pkg-config >/dev/null || echo pkg-config
     command -v curl >/dev/null || echo curl # fetches weights
     smooseg_not_installed libeigen3-dev catch2 libbenchmark-dev libcli11-dev nlohmann-json3-dev libpng-dev libjpeg-dev \
-      libxxhash-dev)
+      libxxhash-dev libssl-dev)
   smooseg_install "${packages[@]}"
 }
 

@@ -30,14 +30,8 @@ int main() {
 
   smooseg::PrototypePredictor predictor(classes, embed_dim);
   smooseg::EnergyLoss energy(smooseg::EnergyOptions().temperature(0.2), CosineAndPlaces{side, side});
-  const torch::Tensor pairing = smooseg::functional::random_pairing(batch);
-  const smooseg::EnergyTerms e = energy(features, predictor(code), pairing);
+  const smooseg::EnergyTerms e = energy(features, predictor(code), smooseg::functional::random_pairing(batch));
   e.total.backward();
   std::cout << "energy " << e.total.item<double>() << ", gradient of the code " << code.grad().norm().item<double>()
             << "\n";
-
-  // Any threshold or temperature may change between two steps.
-  energy->options.smoothness().across_threshold(0.3);
-  energy->options.temperature(0.1);
-  std::cout << "energy " << energy(features, predictor(code), pairing).total.item<double>() << "\n";
 }

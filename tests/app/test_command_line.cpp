@@ -136,6 +136,12 @@ TEST_CASE("threads far above the cores are capped with a word", "[command line]"
   CHECK(thread_count(settings) == cores);
   settings.threads = 4096;
   CHECK(thread_count(settings) <= 4 * cores);
+  FeatureSettings features;
+  CHECK(worker_count(features, settings) == thread_count(settings));
+  features.workers = 1;
+  CHECK(worker_count(features, settings) == 1);
+  features.workers = 4096;
+  CHECK(worker_count(features, {}) <= 4 * cores);
   const Outcome o = check_runs({"doctor", "--device", "cpu", "--threads", "4096"});
   CHECK(o.err.find("--threads 4096 is too many for ") != std::string::npos);
   CHECK(run_program({"train", "--data", "x", "--out", "y", "--threads", "1"}).err.find("too many") ==

@@ -63,5 +63,11 @@ TEST_CASE("a cache of features changes no bit", "[prepare][feature cache]") {
   check_fails(train_arguments(dir.path / "bad") + Words{"--cache", last("plain").string()},
               "cannot create the folder ");
   check_fails({"prepare", "features", "--data", scenes().string()}, "--cache is required for 'prepare features'");
+  for (const char* option : {"--train=0", "--test=100001", "--height=8", "--width=4097"}) {
+    check_fails({"prepare", "scenes", "--out", (dir.path / "none").string(), option}, std::string(option).substr(0, 6),
+                2);
+    CHECK_FALSE(fs::exists(dir.path / "none"));
+  }
+  check_fails({"prepare", "scenes", "--out", (last("plain") / "x").string()}, "--out: cannot create the folder ");
   check_fails({"prepare", "scenes"}, "--out is required for 'prepare scenes'");
 }

@@ -19,7 +19,6 @@
 #include "support/pipeline.hpp"
 #include "support/profiler.hpp"
 #include "support/seeds.hpp"
-#include "support/sha256.hpp"
 
 namespace fs = std::filesystem;
 using namespace smooseg::app;
@@ -37,12 +36,6 @@ std::string bytes_of(const fs::path& path) {
 
 void write_bytes(const fs::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
-}
-
-std::string digest_of(const std::string& text) {
-  Sha256 digest;
-  digest.update(text);
-  return digest.finish();
 }
 
 }  // namespace
@@ -130,27 +123,16 @@ TEST_CASE("hashes", "[hash]") {
   CHECK_ERROR(hash_of_file(dir.path), ": cannot read: ");
 }
 
-TEST_CASE("SHA-256: the standard's examples, in pieces of any size", "[hash]") {
+TEST_CASE("the SHA-256 of a file: the standard's examples", "[hash]") {
+  const TempDir dir;
+  const auto digest_of = [&](const std::string& content) {
+    write_bytes(dir.path / "file", content);
+    return sha256_of(dir.path / "file");
+  };
   CHECK(digest_of("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
   CHECK(digest_of("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-  const std::string two_blocks = "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
-  CHECK(digest_of(two_blocks) == "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
-  const std::string million(1'000'000, 'a');
-  const std::string expected = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0";
-  CHECK(digest_of(million) == expected);
-  for (const std::size_t size : {1, 63, 64, 65, 1000}) {
-    Sha256 digest;
-    for (std::size_t begin = 0; begin < million.size(); begin += size) digest.update(million.substr(begin, size));
-    CHECK(digest.finish() == expected);
-  }
-  // Where the padding no longer fits the last block.
-  CHECK(digest_of(std::string(55, 'a')) == "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318");
-  CHECK(digest_of(std::string(56, 'a')) == "b35439a4ac6f0948b6d6f9e3c6af0f5f590ce20f1bde7090ef7970686ec6738a");
-
-  const TempDir dir;
-  write_bytes(dir.path / "file", million + million + "b");
-  CHECK(sha256_of(dir.path / "file") == digest_of(million + million + "b"));
-  CHECK_ERROR(sha256_of(dir.path / "none"), "none: cannot read this file");
+  CHECK(digest_of(std::string(1'000'000, 'a')) == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+  CHECK_ERROR(sha256_of(dir.path / "none"), "none: cannot read: No such file or directory");
 }
 
 TEST_CASE("seeds: one number decides all, by purpose and step, for ever", "[seeds]") {

@@ -17,7 +17,7 @@
 #include "smooseg/io/names.hpp"
 #include "support.hpp"
 #include "support/file_lock.hpp"
-#include "support/sha256.hpp"
+#include "support/hash.hpp"
 
 namespace fs = std::filesystem;
 namespace io = smooseg::io;
@@ -25,12 +25,6 @@ using namespace smooseg::app;
 using smooseg::Tensor;
 
 namespace {
-
-std::string digest_of(const std::string& text) {
-  Sha256 digest;
-  digest.update(text);
-  return digest.finish();
-}
 
 size_t files_in(const fs::path& folder) {
   size_t count = 0;
@@ -97,7 +91,7 @@ TEST_CASE("weights are fetched once, under their name when they are whole", "[we
   REQUIRE(got.status == 0);
   CHECK(got.out == target.string() + "\n");
   CHECK(got.err.find("licence Apache-2.0") != std::string::npos);
-  CHECK(got.err.find("SHA-256 " + digest_of(content) + " (none is published to compare with)") != std::string::npos);
+  CHECK(got.err.find("SHA-256 " + sha256_of(published) + " (none is published to compare with)") != std::string::npos);
   CHECK(text_of(target) == content);
   CHECK(files_in(mirror.folder) == 1);
   CHECK(run_program({"weights", "list"}).out.find(target.string()) != std::string::npos);
@@ -169,7 +163,7 @@ TEST_CASE("weights that are not the published ones are refused", "[weights]") {
   const std::string content = weights_text();
   write_text(vits14, content);
   entry.weights.bytes = static_cast<int64_t>(content.size());
-  entry.weights.sha256 = digest_of(content);
+  entry.weights.sha256 = sha256_of(vits14);
   std::ostringstream err;
   CHECK(text_of(download_weights(entry, mirror.folder, err)) == content);
   CHECK(err.str().find("SHA-256 as expected") != std::string::npos);

@@ -13,10 +13,8 @@ namespace smooseg::app {
 namespace {
 
 const CLI::App* find_command(const CLI::App& program, const std::string& name) {
-  for (const CLI::App* command : program.get_subcommands([](const CLI::App*) { return true; })) {
-    if (command->get_name() == name) return command;
-  }
-  return nullptr;
+  const auto found = program.get_subcommands([&](const CLI::App* command) { return command->get_name() == name; });
+  return found.empty() ? nullptr : found.front();
 }
 
 std::string option_list(const CLI::App& command) {

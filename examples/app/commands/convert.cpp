@@ -1,9 +1,7 @@
 // `smooseg convert`: weights of any known file as a safetensors file under our names, or those of another program.
 
 #include <filesystem>
-#include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "commands/command_line.hpp"
@@ -25,9 +23,8 @@ struct ConvertSettings {
 };
 
 void add_options(CLI::App& app, ConvertSettings& s) {
-  std::vector<std::string> namings{kOurs}, backbones;
+  std::vector<std::string> namings{kOurs};
   for (const std::string& name : io::known_namings()) namings.push_back(name);
-  for (const auto& entry : backbone::registry()) backbones.push_back(entry.name);
   app.add_option("in", s.in, "model of smooseg train, checkpoint of the authors' program, or weights of a backbone")
       ->required();
   app.add_option("out", s.out, "safetensors file to write")->required();
@@ -36,7 +33,7 @@ void add_options(CLI::App& app, ConvertSettings& s) {
                  "huggingface (transformers) or torchvision for a backbone, also that of a model")
       ->check(CLI::IsMember(namings));
   app.add_option("--backbone", s.backbone, "backbone of an authors' checkpoint that is to become a model of ours")
-      ->check(CLI::IsMember(backbones));
+      ->check(CLI::IsMember(backbone_names()));
 }
 
 /// The tensors whose names begin with a prefix, without it.

@@ -11,7 +11,6 @@
 #include <chrono>
 #include <fstream>
 #include <iomanip>
-#include <sstream>
 #include <thread>
 
 #include "commands/command_line.hpp"

@@ -14,7 +14,7 @@
 #include "report/scores.hpp"
 #include "smooseg/baselines/kmeans.hpp"
 #include "smooseg/io/atomic_file.hpp"
-#include "support/folders.hpp"
+#include "support/disk.hpp"
 #include "support/seeds.hpp"
 
 namespace smooseg::app {
@@ -90,7 +90,7 @@ Tensor named(const Tensor& clusters, const metrics::Scores& scores) {
 void draw_panels(SegmenterImpl& segmenter, const Dataset& dataset, const metrics::Scores& scores, torch::Device device,
                  ScoreOptions options, int64_t count, const fs::path& folder) {
   if (count == 0) return;
-  make_output_folder(folder);
+  make_folder(folder, "--out");
   options.limit = std::min(count, picture_count(dataset, options));
   const auto& colors = dataset.classes->colors;
   for_each_batch(dataset, device, options, [&](int64_t first, const LabelledBatch& batch) {
@@ -108,9 +108,10 @@ void evaluate(const EvaluateSettings& s, const Console& console) {
   LoadedModel loaded = load_model(s.model, device, s.segmenter);
   set_precision(s.runtime, *loaded.model.segmenter, device, loaded.model.settings.resolution, console.err);
   const Dataset dataset = open_dataset(s.data, s.split);
+  console.err << skipped_line(dataset);
   TORCH_CHECK(dataset.labelled(), s.data, ": has no labels for the split '", s.split, "'");
   const fs::path out = s.out.empty() ? fs::path(s.model).parent_path() / "evaluation" : fs::path(s.out);
-  make_output_folder(out);
+  make_folder(out, "--out");
 
   ScoreOptions options = s.score;
   options.threads = thread_count(s.runtime);

@@ -22,7 +22,7 @@ struct PrepareSettings {
 };
 
 void add_options(CLI::App& app, PrepareSettings& s) {
-  const auto count = from_to(1, 1000000);
+  const auto count = from_to(1, 100000), pixels = from_to(64, 4096);
   app.add_option("what", s.what,
                  "scenes: labelled landscapes of textures, drawn at random; features: those of the training crops, as "
                  "smooseg train --cache takes them")
@@ -36,12 +36,12 @@ void add_options(CLI::App& app, PrepareSettings& s) {
   app.add_option("--out", s.out, "folder for the data set");
   app.add_option("--train", s.scenes.train, "pictures to train on")->check(count);
   app.add_option("--test", s.scenes.test, "pictures to score")->check(count);
-  app.add_option("--height", s.scenes.height, "of each picture in pixels")->check(side(64));
-  app.add_option("--width", s.scenes.width, "of each picture in pixels")->check(side(64));
+  app.add_option("--height", s.scenes.height, "of each picture in pixels")->check(pixels);
+  app.add_option("--width", s.scenes.width, "of each picture in pixels")->check(pixels);
   app.option_defaults()->group("Features");
   app.add_option("--data", s.data, "data set (images/train, ...) or any folder of pictures");
   app.add_option("--weights", s.weights, "the backbone's weights (.pth, .pt, .ckpt, .safetensors)");
-  add_feature_options(app, s.model);
+  add_options(app, s.model, SettingScope::kFeatures);
 }
 
 void check_given(const std::string& value, const char* option, const std::string& what) {
@@ -63,7 +63,7 @@ void prepare_features(PrepareSettings s, const Console& console) {
   s.model.seed = s.seed.value_or(s.model.seed);
   const torch::Device device = start(s.runtime, console.err);
   const Dataset dataset = open_dataset(s.data, "train");
-  if (!dataset.skipped.empty()) console.err << skipped_line(dataset) << std::endl;
+  console.err << skipped_line(dataset);
   TrainingFeatures features(dataset, s.model, s.features, device, worker_count(s.features, s.runtime));
   const auto backbone = make_backbone(s.model);
   features.prepare(*backbone, weights, console.err);

@@ -13,7 +13,7 @@
 #include "report/pictures.hpp"
 #include "report/scores.hpp"
 #include "smooseg/detail/parallel.hpp"
-#include "support/folders.hpp"
+#include "support/disk.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -50,7 +50,7 @@ void add_options(CLI::App& app, SegmentSettings& s) {
 }
 
 /// All pictures, by the names that their outputs get.
-std::map<std::string, fs::path> list_pictures(const std::vector<std::string>& arguments) {
+std::map<std::string, fs::path> pictures_of(const std::vector<std::string>& arguments, std::ostream& err) {
   std::map<std::string, fs::path> pictures;
   const auto add = [&](const std::string& name, const fs::path& path) {
     const auto [at, added] = pictures.emplace(name, path);
@@ -63,7 +63,9 @@ std::map<std::string, fs::path> list_pictures(const std::vector<std::string>& ar
       add(path.stem().string(), path);
       continue;
     }
-    for (const Sample& sample : list_samples(path)) add(flat_name(sample), sample.image);
+    const Dataset folder = list_pictures(path);
+    err << skipped_line(folder);
+    for (const Sample& sample : folder.samples) add(flat_name(sample), sample.image);
   }
   return pictures;
 }
@@ -114,9 +116,9 @@ void segment(const SegmentSettings& s, const Console& console) {
   set_precision(s.runtime, segmenter, device, loaded.model.settings.resolution, console.err);
   const int64_t clusters = loaded.model.settings.classes;
   const Legend legend = s.scores.empty() ? cluster_legend(clusters) : read_legend(s.scores, clusters);
-  const auto pictures = list_pictures(s.images);
+  const auto pictures = pictures_of(s.images, console.err);
   if (s.crf.use) make_crf(s.crf, threads);  // so that wrong settings are noticed before any work
-  make_output_folder(s.out);
+  make_folder(s.out, "--out");
 
   const Tensor index_of_cluster = torch::tensor(legend.index_of_cluster, torch::kInt64);
   std::vector<Work> group;

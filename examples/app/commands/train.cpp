@@ -11,7 +11,6 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
-#include <stdexcept>
 
 #include "commands/command_line.hpp"
 #include "features/precision.hpp"
@@ -21,7 +20,7 @@
 #include "model/score.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/loss.hpp"
-#include "support/folders.hpp"
+#include "support/disk.hpp"
 #include "support/log.hpp"
 #include "support/profiler.hpp"
 #include "support/progress.hpp"
@@ -104,7 +103,7 @@ class Training {
 
   void run() {
     const Dataset dataset = open_dataset(s_.data, "train");
-    if (!dataset.skipped.empty()) console_.err << skipped_line(dataset) << std::endl;
+    console_.err << skipped_line(dataset);
     prepare_folder();
     const ClassTable classes = settle(dataset);
     TrainingFeatures features(dataset, s_.model, s_.features, device_, workers_);
@@ -131,7 +130,7 @@ class Training {
       TORCH_CHECK(resumes_ || s_.overwrite || !fs::exists(model), "--out: there is a model already, ", model.string(),
                   ": take another folder, go on with --resume, or lose it with --overwrite");
     }
-    make_output_folder(s_.out);
+    make_folder(s_.out, "--out");
     io::AtomicFile{last_};  // made and removed, so that an unwritable folder is noticed now
     if (s_.resume && !resumes_) console_.err << "--resume: no checkpoint in " << s_.out << " yet: beginning anew\n";
   }

@@ -1,8 +1,6 @@
 // `smooseg weights`: the published weights of backbones, listed and fetched.
 
-#include <algorithm>
 #include <iomanip>
-#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -10,7 +8,9 @@
 
 #include "commands/command_line.hpp"
 #include "features/weight_files.hpp"
+#include "settings/model.hpp"
 #include "smooseg/backbone/registry.hpp"
+#include "support/disk.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -22,20 +22,12 @@ struct WeightsSettings {
   std::vector<std::string> names;
 };
 
-std::vector<std::string> names_with_weights() {
-  std::vector<std::string> names;
-  for (const auto& entry : backbone::registry()) {
-    if (!entry.weights.file.empty()) names.push_back(entry.name);
-  }
-  return names;
-}
-
 void add_options(CLI::App& app, WeightsSettings& s) {
   app.add_option("action", s.action, "list all of them, or get those named")
       ->required()
       ->check(CLI::IsMember({"list", "get"}));
   app.add_option("names", s.names, "with get: the backbones whose weights to fetch")
-      ->check(CLI::IsMember(names_with_weights()))
+      ->check(CLI::IsMember(backbone_names(/*only_with_weights=*/true)))
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->default_str("");
   app.add_option("--folder", s.folder,
@@ -61,7 +53,7 @@ void list(const fs::path& folder, std::ostream& out) {
     }
     const int64_t bytes = found ? static_cast<int64_t>(fs::file_size(*found)) : weights.bytes;
     row(entry.name, std::to_string(entry.channels), std::to_string(entry.patch_size),
-        bytes > 0 ? std::to_string((bytes + 500'000) / 1'000'000) + " MB" : "-", weights.licence,
+        bytes > 0 ? readable_bytes(static_cast<double>(bytes)) : "-", weights.licence,
         found             ? found->string()
         : problem.empty() ? weights_url(weights)
                           : problem);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -17,25 +18,13 @@ namespace {
 using Json = nlohmann::json;
 
 // Trubetskoy's list of distinct colours, without white, black and grey.
-constexpr std::array<Color, 19> kDistinct{{{60, 180, 75},
-                                           {67, 99, 216},
-                                           {245, 130, 49},
-                                           {230, 25, 75},
-                                           {66, 212, 244},
-                                           {255, 225, 25},
-                                           {145, 30, 180},
-                                           {240, 50, 230},
-                                           {191, 239, 69},
-                                           {70, 153, 144},
-                                           {250, 190, 212},
-                                           {154, 99, 36},
-                                           {220, 190, 255},
-                                           {128, 0, 0},
-                                           {170, 255, 195},
-                                           {128, 128, 0},
-                                           {255, 216, 177},
-                                           {0, 0, 117},
-                                           {255, 250, 200}}};
+constexpr std::array<uint32_t, 19> kDistinct{0x3cb44b, 0x4363d8, 0xf58231, 0xe6194b, 0x42d4f4, 0xffe119, 0x911eb4,
+                                             0xf032e6, 0xbfef45, 0x469990, 0xfabed4, 0x9a6324, 0xdcbeff, 0x800000,
+                                             0xaaffc3, 0x808000, 0xffd8b1, 0x000075, 0xfffac8};
+
+Color color_of(uint32_t rgb) {
+  return {static_cast<uint8_t>(rgb >> 16), static_cast<uint8_t>(rgb >> 8), static_cast<uint8_t>(rgb)};
+}
 
 /// Hue steps by the golden ratio, so that no two hues meet; saturation and value take turns.
 Color color_by_formula(int64_t index) {
@@ -57,60 +46,39 @@ class Reader {
 
   ClassTable read() const {
     if (!json_.is_object()) fail("an object with the key \"classes\"", json_);
+    if (!json_.contains("classes")) throw std::runtime_error(source_ + ": expected the key \"classes\", found none");
+    const auto is_level = [](const Json& json) {
+      return json.is_number_integer() && json.get<int64_t>() >= 0 && json.get<int64_t>() <= 255;
+    };
+    const auto is_color = [&](const Json& json) {
+      return json.is_array() && json.size() == 3 && std::all_of(json.begin(), json.end(), is_level);
+    };
     ClassTable table;
-    table.names = read_names();
-    table.colors = json_.contains("colors") ? read_colors(table.names.size()) : default_colors(table.size());
-    table.ignore = read_ignore();
+    table.names = read_list<std::string>("classes", 2, "a list of at least 2 names", &Json::is_string);
+    table.colors = default_colors(table.size());
+    if (json_.contains("colors")) {
+      table.colors = read_list<Color>("colors", 0, "a list of [r, g, b], whole numbers 0..255 each", is_color);
+    }
+    if (table.colors.size() != table.names.size()) {
+      throw std::runtime_error(source_ + ": expected \"colors\" for " + std::to_string(table.size()) +
+                               " classes, found " + std::to_string(table.colors.size()));
+    }
+    table.ignore = read_list<int64_t>("ignore", 0, "a list of label values", &Json::is_number_integer);
     return table;
   }
 
  private:
-  std::vector<std::string> read_names() const {
-    if (!json_.contains("classes")) throw std::runtime_error(source_ + ": expected the key \"classes\", found none");
-    const Json& list = json_["classes"];
-    const char* const expected = "\"classes\": a list of at least 2 names";
-    if (!list.is_array() || list.size() < 2) fail(expected, list);
-    std::vector<std::string> names;
-    for (const Json& name : list) {
-      if (!name.is_string()) fail(expected, name);
-      names.push_back(name.get<std::string>());
-    }
-    return names;
-  }
-
-  std::vector<Color> read_colors(size_t count) const {
-    const Json& list = json_["colors"];
-    if (!list.is_array()) fail("\"colors\": a list of [r, g, b]", list);
-    if (list.size() != count) {
-      throw std::runtime_error(source_ + ": expected \"colors\" for " + std::to_string(count) + " classes, found " +
-                               std::to_string(list.size()));
-    }
-    std::vector<Color> colors;
-    for (const Json& color : list) colors.push_back(read_color(color));
-    return colors;
-  }
-
-  Color read_color(const Json& list) const {
-    const char* const expected = "\"colors\": [r, g, b] of whole numbers 0..255 each";
-    if (!list.is_array() || list.size() != 3) fail(expected, list);
-    Color color{};
-    for (size_t c = 0; c < 3; ++c) {
-      const Json& value = list[c];
-      if (!value.is_number_integer() || value.get<int64_t>() < 0 || value.get<int64_t>() > 255) fail(expected, list);
-      color[c] = value.get<uint8_t>();
-    }
-    return color;
-  }
-
-  std::vector<int64_t> read_ignore() const {
-    if (!json_.contains("ignore")) return {};
-    const Json& list = json_["ignore"];
-    const char* const expected = "\"ignore\": a list of label values";
-    if (!list.is_array()) fail(expected, list);
-    std::vector<int64_t> values;
-    for (const Json& value : list) {
-      if (!value.is_number_integer()) fail(expected, value);
-      values.push_back(value.get<int64_t>());
+  /// The elements of the list at a key; none where there is no such key.
+  template <class T, class IsRight>
+  std::vector<T> read_list(const char* key, std::size_t least, const std::string& what, const IsRight& is_right) const {
+    std::vector<T> values;
+    if (!json_.contains(key)) return values;
+    const Json& list = json_[key];
+    const std::string expected = '"' + std::string(key) + "\": " + what;
+    if (!list.is_array() || list.size() < least) fail(expected, list);
+    for (const Json& element : list) {
+      if (!std::invoke(is_right, element)) fail(expected, element);
+      values.push_back(element.get<T>());
     }
     return values;
   }
@@ -131,7 +99,7 @@ std::vector<Color> default_colors(int64_t count) {
   std::vector<Color> colors;
   for (int64_t i = 0; i < count; ++i) {
     const auto index = static_cast<size_t>(i);
-    colors.push_back(index < kDistinct.size() ? kDistinct[index] : color_by_formula(i));
+    colors.push_back(index < kDistinct.size() ? color_of(kDistinct[index]) : color_by_formula(i));
   }
   return colors;
 }

@@ -27,6 +27,9 @@ Tensor decode_png_indices(const File& file);
 /// Throws "PATH: expected WHAT, found ...".
 [[noreturn]] void fail(const std::filesystem::path& path, const std::string& expected, const std::string& found);
 
+/// "640 x 480 pixels", the width before the height.
+std::string size_text(int64_t height, int64_t width);
+
 /// Refuses more than `kMaxPixels`, and more pixels than a file of this length can hold: `min_bytes` is the least that
 /// a file of the format takes for them.
 void check_size(const File& file, int64_t height, int64_t width, int64_t min_bytes);

@@ -1,5 +1,6 @@
 #include "data/dataset.hpp"
 
+#include <c10/util/StringUtil.h>
 #include <torch/types.h>
 
 #include <algorithm>
@@ -47,30 +48,17 @@ bool is_other_format(const std::string& extension) {
   return formats.count(extension) > 0;
 }
 
-void check_folder(const fs::path& path) {
-  if (!fs::exists(path)) fail(path, "a folder of pictures", "nothing");
-  if (!fs::is_directory(path)) fail(path, "a folder of pictures", "a file");
-}
-
-std::string joined(const std::vector<std::string>& words) {
-  std::string text;
-  for (const auto& word : words) text += (text.empty() ? "" : ", ") + word;
-  return text;
-}
-
 /// "train, val", the folders in a folder.
 std::string folders_in(const fs::path& folder) {
-  std::vector<std::string> names;
+  std::set<std::string> names;
   for (const auto& entry : fs::directory_iterator(folder)) {
-    if (entry.is_directory() && !is_hidden(entry.path())) names.push_back(entry.path().filename().string());
+    if (entry.is_directory() && !is_hidden(entry.path())) names.insert(entry.path().filename().string());
   }
-  std::sort(names.begin(), names.end());
-  return names.empty() ? "no folder" : joined(names);
+  return names.empty() ? "no folder" : c10::Join(", ", names);
 }
 
 /// The folder that holds the pictures of the split.
 fs::path picture_folder(const fs::path& root, const std::string& split) {
-  check_folder(root);
   if (!fs::is_directory(root / "images")) return root;
   const fs::path folder = root / "images" / split;
   if (!fs::is_directory(folder))
@@ -83,22 +71,15 @@ fs::path picture_folder(const fs::path& root, const std::string& split) {
 std::string counts_text(const std::map<std::string, int64_t>& skipped) {
   std::vector<std::string> words;
   for (const auto& [extension, count] : skipped) words.push_back(std::to_string(count) + " " + extension);
-  return joined(words);
+  return c10::Join(", ", words);
 }
 
-std::string size_text(int64_t height, int64_t width) {
-  return std::to_string(width) + " x " + std::to_string(height) + " pixels";
-}
+}  // namespace
 
-std::string ignored_values(const ClassTable& classes) {
-  std::vector<std::string> words;
-  for (const int64_t value : classes.ignore) words.push_back(std::to_string(value));
-  return words.empty() ? "none" : joined(words);
-}
-
-/// All the pictures in and below a folder, sorted by name. @param skipped counts those that are not read.
-std::vector<Sample> list_pictures(const fs::path& folder, std::map<std::string, int64_t>& skipped) {
-  check_folder(folder);
+Dataset list_pictures(const fs::path& folder) {
+  if (!fs::exists(folder)) fail(folder, "a folder of pictures", "nothing");
+  if (!fs::is_directory(folder)) fail(folder, "a folder of pictures", "a file");
+  Dataset dataset;
   std::vector<fs::path> pictures;
   for (auto entry = fs::recursive_directory_iterator(folder); entry != fs::end(entry); ++entry) {
     const bool hidden = is_hidden(entry->path());
@@ -106,24 +87,17 @@ std::vector<Sample> list_pictures(const fs::path& folder, std::map<std::string, 
     if (hidden || !entry->is_regular_file()) continue;
     const std::string extension = extension_of(entry->path());
     if (is_picture(extension)) pictures.push_back(entry->path().lexically_relative(folder));
-    if (is_other_format(extension)) ++skipped[extension];
+    if (is_other_format(extension)) ++dataset.skipped[extension];
   }
   if (pictures.empty()) {
-    fail(folder, std::string("pictures (") + kRead + ")", skipped.empty() ? "none" : counts_text(skipped));
+    fail(folder, std::string("pictures (") + kRead + ")",
+         dataset.skipped.empty() ? "none" : counts_text(dataset.skipped));
   }
   std::sort(pictures.begin(), pictures.end());
-  std::vector<Sample> samples;
   for (const fs::path& picture : pictures) {
-    samples.push_back({fs::path(picture).replace_extension().generic_string(), folder / picture, {}});
+    dataset.samples.push_back({fs::path(picture).replace_extension().generic_string(), folder / picture, {}});
   }
-  return samples;
-}
-
-}  // namespace
-
-std::vector<Sample> list_samples(const fs::path& folder) {
-  std::map<std::string, int64_t> skipped;
-  return list_pictures(folder, skipped);
+  return dataset;
 }
 
 std::string skipped_line(const Dataset& dataset) {
@@ -131,7 +105,7 @@ std::string skipped_line(const Dataset& dataset) {
   for (const auto& item : dataset.skipped) count += item.second;
   if (count == 0) return "";
   return std::to_string(count) + (count == 1 ? " picture is" : " pictures are") +
-         " left out: " + counts_text(dataset.skipped) + " (only " + kRead + " are read)";
+         " left out: " + counts_text(dataset.skipped) + " (only " + kRead + " are read)\n";
 }
 
 Dataset open_dataset(const fs::path& root, const std::string& split) {
@@ -140,8 +114,7 @@ Dataset open_dataset(const fs::path& root, const std::string& split) {
   const fs::path labels = root / "labels" / split;
   const bool labelled = has_layout && fs::is_directory(labels);
 
-  Dataset dataset{root, split, {}, {}};
-  dataset.samples = list_pictures(folder, dataset.skipped);
+  Dataset dataset = list_pictures(folder);
   for (Sample& sample : dataset.samples) {
     if (!labelled) break;
     sample.label = labels / (sample.name + ".png");
@@ -173,7 +146,8 @@ Tensor load_label(const Sample& sample, const ClassTable& classes) {
     if (values[p] == kUnknown) {
       fail(path,
            "label values 0.." + std::to_string(classes.size() - 1) + " for " + std::to_string(classes.size()) +
-               " classes, or one to ignore (" + ignored_values(classes) + ")",
+               " classes, or one to ignore (" + (classes.ignore.empty() ? "none" : c10::Join(", ", classes.ignore)) +
+               ")",
            "the value " + std::to_string(value));
     }
   }
@@ -187,8 +161,8 @@ LabelledImage load_sample(const Sample& sample, const std::optional<ClassTable>&
   TORCH_CHECK(classes, "load_sample: expected the classes for a sample with a label map");
   const Tensor label = load_label(sample, *classes);
   if (label.size(0) != image.height || label.size(1) != image.width) {
-    fail(*sample.label, "the size of " + sample.image.string() + ", " + size_text(image.height, image.width),
-         size_text(label.size(0), label.size(1)));
+    fail(*sample.label, "the size of " + sample.image.string() + ", " + codec::size_text(image.height, image.width),
+         codec::size_text(label.size(0), label.size(1)));
   }
   loaded.label = transformed(label, transform);
   return loaded;

@@ -32,8 +32,6 @@ struct LabelledImage {
 
 /// The pictures of one split, sorted by name; either all of them have labels or none has.
 struct Dataset {
-  std::filesystem::path root;
-  std::string split;
   std::vector<Sample> samples;        ///< at least one
   std::optional<ClassTable> classes;  ///< from classes.json; always there where there are labels
 
@@ -43,17 +41,17 @@ struct Dataset {
   bool labelled() const { return samples.front().label.has_value(); }
 };
 
-/// All the pictures in and below a folder, whatever its layout, without labels; sorted by name.
+/// All the pictures in and below a folder, whatever its layout, without labels. Files count as pictures by their ending
+/// (.jpg, .jpeg, .png, in any case); hidden ones are skipped, and links to folders are not followed.
 /// @throws std::runtime_error "PATH: expected ..., found ..." where there is no such folder, or no picture in it.
-std::vector<Sample> list_samples(const std::filesystem::path& folder);
+Dataset list_pictures(const std::filesystem::path& folder);
 
-/// Lists a split ("train" or "test") without reading the pictures. Files count as pictures by their ending (.jpg,
-/// .jpeg, .png, in any case); hidden ones are skipped, and links to folders are not followed.
+/// Lists a split ("train" or "test") without reading the pictures.
 /// @throws std::runtime_error "PATH: expected ..., found ..." for missing and empty folders, a split that is not there,
 ///   a picture without label where labels/SPLIT exists, labels without classes.json.
 Dataset open_dataset(const std::filesystem::path& root, const std::string& split);
 
-/// "12 pictures are left out: 10 .tif, 2 .webp (only .jpg, .jpeg, .png are read)"; empty if none is.
+/// "12 pictures are left out: 10 .tif, 2 .webp (only .jpg, .jpeg, .png are read)", and a line's end; "" if none is.
 std::string skipped_line(const Dataset& dataset);
 
 /// The label map of a sample that has one, its values checked against the classes.

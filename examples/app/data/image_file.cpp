@@ -6,6 +6,7 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <system_error>
 
 #include "data/codec.hpp"
@@ -16,24 +17,20 @@ namespace {
 
 constexpr uintmax_t kMaxFileBytes = uintmax_t{1} << 30;
 
-bool starts_with(const File& file, const std::string& magic) {
-  return file.bytes.size() >= magic.size() && std::memcmp(file.bytes.data(), magic.data(), magic.size()) == 0;
-}
+constexpr std::string_view kJpegBeginning = "\xff\xd8\xff", kPngBeginning = "\x89PNG\r\n\x1a\n";
 
-bool is_jpeg(const File& file) {
-  return starts_with(file, "\xff\xd8\xff");
-}
-
-bool is_png(const File& file) {
-  return starts_with(file, "\x89PNG\r\n\x1a\n");
+bool starts_with(const File& file, std::string_view beginning) {
+  return file.bytes.size() >= beginning.size() &&
+         std::memcmp(file.bytes.data(), beginning.data(), beginning.size()) == 0;
 }
 
 /// What a file that is neither JPEG nor PNG seems to be.
 std::string describe(const File& file) {
+  using std::string_view_literals::operator""sv;
   if (starts_with(file, "GIF8")) return "a GIF file";
   if (starts_with(file, "BM")) return "a BMP file";
   if (starts_with(file, "RIFF")) return "a WebP or other RIFF file";
-  if (starts_with(file, std::string("II*\0", 4)) || starts_with(file, std::string("MM\0*", 4))) return "a TIFF file";
+  if (starts_with(file, "II*\0"sv) || starts_with(file, "MM\0*"sv)) return "a TIFF file";
   return "a file of another format";
 }
 
@@ -67,8 +64,12 @@ void fail(const std::filesystem::path& path, const std::string& expected, const 
   throw std::runtime_error(path.string() + ": expected " + expected + ", found " + found);
 }
 
+std::string size_text(int64_t height, int64_t width) {
+  return std::to_string(width) + " x " + std::to_string(height) + " pixels";
+}
+
 void check_size(const File& file, int64_t height, int64_t width, int64_t min_bytes) {
-  const std::string size = std::to_string(width) + " x " + std::to_string(height) + " pixels";
+  const std::string size = size_text(height, width);
   if (height > kMaxPixels / width) {
     fail(file.path, "a picture of at most " + std::to_string(kMaxPixels) + " pixels", size);
   }
@@ -85,17 +86,18 @@ Tensor read_image(const std::filesystem::path& path, const RowChoice& choose_row
   const char* const expected = "a JPEG or PNG picture";
   const codec::File file = codec::read_file(path, expected);
   const RowChoice& rows = choose_rows ? choose_rows : codec::all_rows;
-  if (codec::is_jpeg(file)) return codec::decode_jpeg(file, rows);
-  if (codec::is_png(file)) return codec::decode_png(file, rows);
+  if (starts_with(file, codec::kJpegBeginning)) return codec::decode_jpeg(file, rows);
+  if (starts_with(file, codec::kPngBeginning)) return codec::decode_png(file, rows);
   codec::fail(path, expected, codec::describe(file));
 }
 
 Tensor read_label(const std::filesystem::path& path) {
   const char* const expected = "a label map (grey or palette PNG)";
   const codec::File file = codec::read_file(path, expected);
-  if (codec::is_png(file)) return codec::decode_png_indices(file);
+  if (starts_with(file, codec::kPngBeginning)) return codec::decode_png_indices(file);
   codec::fail(path, expected,
-              codec::is_jpeg(file) ? "a JPEG, whose compression changes the values" : codec::describe(file));
+              starts_with(file, codec::kJpegBeginning) ? "a JPEG, whose compression changes the values"
+                                                       : codec::describe(file));
 }
 
 }  // namespace smooseg::app

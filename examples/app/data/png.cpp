@@ -50,66 +50,60 @@ void on_read(png_structp png, png_bytep target, size_t count) {
   source->left -= count;
 }
 
-/// libpng's state, freed however it ends.
-struct Handles {
-  Handles() = default;
-  Handles(const Handles&) = delete;
-  Handles& operator=(const Handles&) = delete;
-  ~Handles() { png_destroy_read_struct(&png, &info, nullptr); }
-
-  png_structp png = nullptr;
-  png_infop info = nullptr;
-};
-
 class PngReader {
  public:
+  explicit PngReader(const File& file) : file_(file) {}
+  PngReader(const PngReader&) = delete;
+  PngReader& operator=(const PngReader&) = delete;
+  ~PngReader() { png_destroy_read_struct(&png_, &info_, nullptr); }
+
   /// Reads the header.
-  explicit PngReader(const File& file) : file_(file) {
-    source_.next = file.bytes.data();
-    source_.left = file.bytes.size();
+  void open() {
+    source_.next = file_.bytes.data();
+    source_.left = file_.bytes.size();
     run([this] {
-      handles_.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source_, on_error, on_warning);
-      if (handles_.png == nullptr) return;
-      png_set_read_fn(handles_.png, &source_, on_read);
-      handles_.info = png_create_info_struct(handles_.png);
-      if (handles_.info != nullptr) png_read_info(handles_.png, handles_.info);
+      png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source_, on_error, on_warning);
+      if (png_ == nullptr) return;
+      png_set_read_fn(png_, &source_, on_read);
+      info_ = png_create_info_struct(png_);
+      if (info_ != nullptr) png_read_info(png_, info_);
     });
-    if (handles_.info == nullptr) throw std::bad_alloc();
+    if (info_ == nullptr) throw std::bad_alloc();
   }
 
-  int64_t height() const { return png_get_image_height(handles_.png, handles_.info); }
-  int64_t width() const { return png_get_image_width(handles_.png, handles_.info); }
-  int depth() const { return png_get_bit_depth(handles_.png, handles_.info); }
-  int color_type() const { return png_get_color_type(handles_.png, handles_.info); }
+  int64_t height() const { return png_get_image_height(png_, info_); }
+  int64_t width() const { return png_get_image_width(png_, info_); }
+  int depth() const { return png_get_bit_depth(png_, info_); }
+  int color_type() const { return png_get_color_type(png_, info_); }
 
   void convert_to_rgb() {
     run([this] {
-      png_set_expand(handles_.png);
-      png_set_scale_16(handles_.png);
-      png_set_gray_to_rgb(handles_.png);
-      png_set_strip_alpha(handles_.png);
+      png_set_expand(png_);
+      png_set_scale_16(png_);
+      png_set_gray_to_rgb(png_);
+      png_set_strip_alpha(png_);
     });
   }
 
   void convert_to_indices() {
     run([this] {
-      png_set_packing(handles_.png);
-      png_set_strip_alpha(handles_.png);
+      png_set_packing(png_);
+      png_set_strip_alpha(png_);
     });
   }
 
   /// Begins to decode. @param pixel_bytes of a pixel after the conversion chosen above.
   /// @return whether rows can be read one by one, as those of an interlaced picture cannot.
   bool start(int64_t pixel_bytes) {
-    const auto row_bytes = static_cast<int64_t>(png_get_rowbytes(handles_.png, handles_.info));
+    const auto row_bytes = static_cast<int64_t>(png_get_rowbytes(png_, info_));
     // Deflate shrinks its input to 1/1032 at best.
     check_size(file_, height(), width(), height() * row_bytes / 1032);
     stride_ = static_cast<size_t>(width() * pixel_bytes);
     run([this] {
-      passes_ = png_set_interlace_handling(handles_.png);
-      png_read_update_info(handles_.png, handles_.info);
-      if (png_get_rowbytes(handles_.png, handles_.info) != stride_) {
-        png_error(handles_.png, "rows of unexpected length");
+      passes_ = png_set_interlace_handling(png_);
+      png_read_update_info(png_, info_);
+      if (png_get_rowbytes(png_, info_) != stride_) {
+        png_error(png_, "rows of unexpected length");
       }
     });
     return passes_ == 1;
@@ -117,12 +111,12 @@ class PngReader {
 
   /// The next row.
   void read_row(uint8_t* values) {
-    run([this, values] { png_read_row(handles_.png, values, nullptr); });
+    run([this, values] { png_read_row(png_, values, nullptr); });
   }
 
   /// A file cut off after its pixels is damaged too.
   void finish() {
-    run([this] { png_read_end(handles_.png, nullptr); });
+    run([this] { png_read_end(png_, nullptr); });
   }
 
   /// All pixels, after `start`.
@@ -131,7 +125,7 @@ class PngReader {
     std::vector<png_bytep> rows(static_cast<size_t>(height()));
     for (size_t y = 0; y < rows.size(); ++y) rows[y] = values.data() + y * stride_;
     png_bytep* const first_row = rows.data();
-    run([this, first_row] { png_read_image(handles_.png, first_row); });
+    run([this, first_row] { png_read_image(png_, first_row); });
     finish();
     return values;
   }
@@ -145,7 +139,8 @@ class PngReader {
 
   const File& file_;
   Source source_{};
-  Handles handles_;
+  png_structp png_ = nullptr;
+  png_infop info_ = nullptr;
   size_t stride_ = 0;
   int passes_ = 0;
 };
@@ -154,6 +149,7 @@ class PngReader {
 
 Tensor decode_png(const File& file, const RowChoice& choose_rows) {
   PngReader reader(file);
+  reader.open();
   reader.convert_to_rgb();
   const bool row_by_row = reader.start(3);
   const int64_t height = reader.height(), width = reader.width();
@@ -180,6 +176,7 @@ Tensor decode_png(const File& file, const RowChoice& choose_rows) {
 
 Tensor decode_png_indices(const File& file) {
   PngReader reader(file);
+  reader.open();
   const int type = reader.color_type();
   if (type != PNG_COLOR_TYPE_PALETTE && (type & PNG_COLOR_MASK_COLOR) != 0) {
     const bool alpha = (type & PNG_COLOR_MASK_ALPHA) != 0;
@@ -202,10 +199,6 @@ Tensor decode_png_indices(const File& file) {
 
 namespace {
 
-struct Closer {
-  void operator()(std::FILE* file) const { std::fclose(file); }
-};
-
 /// @param picture contiguous. @param palette none for RGB and grey.
 void write(const std::filesystem::path& path, const Tensor& picture, const std::vector<Color>& palette) {
   png_image image{};
@@ -216,7 +209,7 @@ void write(const std::filesystem::path& path, const Tensor& picture, const std::
   image.colormap_entries = static_cast<png_uint_32>(palette.size());
 
   io::AtomicFile target(path);
-  std::unique_ptr<std::FILE, Closer> file(std::fopen(target.temporary_path().c_str(), "wb"));
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(target.temporary_path().c_str(), "wb"), std::fclose);
   if (!file) io::AtomicFile::fail(path, io::AtomicFile::system_reason(errno));
   errno = 0;
   if (png_image_write_to_stdio(&image, file.get(), 0, picture.data_ptr<uint8_t>(), 0, palette.data()) == 0) {

@@ -5,15 +5,14 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
 #include <random>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "data/image_file.hpp"
 #include "data/textures.hpp"
 #include "smooseg/io/atomic_file.hpp"
+#include "support/disk.hpp"
 #include "support/seeds.hpp"
 
 namespace smooseg::app {
@@ -183,28 +182,28 @@ Surface surface_at(const Plan& plan, double x, double y) {
           0.65 + 0.35 * depth};
 }
 
-/// The pattern of a class, -1..1, times its contrast.
+/// How the surfaces of a class look.
+struct Texture {
+  double contrast;
+  double (*pattern)(double x, double y, uint64_t seed);  ///< -1..1
+};
+
+/// By class.
+constexpr std::array<Texture, 8> kTextures{{{0.16, textures::clouds},
+                                            {0.15, textures::waves},
+                                            {0.34, textures::crowns},
+                                            {0.24, textures::furrows},
+                                            {0.26, textures::grass},
+                                            {0.20, textures::bricks},
+                                            {0.22, textures::boards},
+                                            {0.26, textures::pebbles}}};
+
+/// The pattern of a class times its contrast.
 double pattern(const Plan& plan, const Surface& at) {
   const auto seed = at.seed + 16 * (1 + static_cast<uint64_t>(at.kind));
-  switch (at.kind) {
-    case kSky:
-      return 0.16 * textures::clouds(at.x, at.y, seed);
-    case kWater:
-      return 0.15 * textures::waves(at.x, at.y, seed);
-    case kForest:
-      return 0.34 * textures::crowns(at.x, at.y, seed);
-    case kField:
-      return 0.24 * textures::furrows(at.x + plan.furrow_slant * at.y, at.y, seed);
-    case kMeadow:
-      return 0.26 * textures::grass(at.x, at.y, seed);
-    case kBrick:
-      return 0.20 * textures::bricks(at.x, at.y, seed);
-    case kWood:
-      return 0.22 * textures::boards(at.x, at.y, seed);
-    case kGravel:
-      return 0.26 * textures::pebbles(at.x, at.y, seed);
-  }
-  return 0;
+  const Texture& texture = kTextures[at.kind];
+  const double slant = at.kind == kField ? plan.furrow_slant : 0;
+  return texture.contrast * texture.pattern(at.x + slant * at.y, at.y, seed);
 }
 
 const Rgb& base_color(const Plan& plan, SceneClass kind) {
@@ -229,20 +228,10 @@ Rgb color_at(const Plan& plan, const Surface& at, int64_t column, int64_t row) {
   return color;
 }
 
+/// Such as "0007.png".
 std::string file_name(int64_t number) {
-  char name[32];
-  std::snprintf(name, sizeof name, "%04lld.png", static_cast<long long>(number));
-  return name;
-}
-
-void check(const SceneOptions& options) {
-  const auto require = [](bool right, const std::string& expected, int64_t got) {
-    if (!right) throw std::invalid_argument("write_scenes: expected " + expected + ", got " + std::to_string(got));
-  };
-  require(options.train > 0 && options.train <= 100000, "1 to 100000 pictures to train on", options.train);
-  require(options.test >= 0 && options.test <= 100000, "0 to 100000 pictures to test on", options.test);
-  require(options.height >= 64 && options.height <= 4096, "a height of 64 to 4096 pixels", options.height);
-  require(options.width >= 64 && options.width <= 4096, "a width of 64 to 4096 pixels", options.width);
+  const std::string digits = std::to_string(number);
+  return std::string(digits.size() < 4 ? 4 - digits.size() : 0, '0') + digits + ".png";
 }
 
 }  // namespace
@@ -272,16 +261,16 @@ Scene make_scene(int64_t height, int64_t width, uint64_t seed) {
 }
 
 void write_scenes(const std::filesystem::path& root, const SceneOptions& options) {
-  check(options);
   const ClassTable classes = scene_classes();
   const auto write_split = [&](const std::string& split, int64_t count, uint64_t stream) {
-    std::filesystem::create_directories(root / "images" / split);
-    std::filesystem::create_directories(root / "labels" / split);
+    const auto images = root / "images" / split, labels = root / "labels" / split;
+    make_folder(images, "--out");
+    make_folder(labels, "--out");
     for (int64_t i = 0; i < count; ++i) {
       const uint64_t seed = mixed(options.seed ^ mixed(stream)) + static_cast<uint64_t>(i);
       const Scene scene = make_scene(options.height, options.width, seed);
-      write_png(root / "images" / split / file_name(i), scene.image);
-      write_palette_png(root / "labels" / split / file_name(i), scene.labels, classes.colors);
+      write_png(images / file_name(i), scene.image);
+      write_palette_png(labels / file_name(i), scene.labels, classes.colors);
     }
   };
   write_split("train", options.train, 1);

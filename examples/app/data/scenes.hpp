@@ -13,7 +13,7 @@ namespace smooseg::app {
 struct SceneOptions {
   int64_t train = 200;   ///< pictures in images/train
   int64_t test = 40;     ///< pictures in images/test
-  int64_t height = 240;  ///< of each picture, in pixels; at least 64
+  int64_t height = 240;  ///< of each picture, in pixels
   int64_t width = 320;   ///< likewise
   uint64_t seed = 1;     ///< decides every pixel, on every platform
 };
@@ -35,7 +35,7 @@ Scene make_scene(int64_t height, int64_t width, uint64_t seed);
 
 /// Writes a data set of scenes: images/{train,test}/NNNN.png, labels/{train,test}/NNNN.png (palette), classes.json.
 /// Scene n of a split does not depend on how many there are.
-/// @throws std::invalid_argument for options out of range; std::runtime_error where files cannot be written.
+/// @throws std::runtime_error where files cannot be written, naming --out where a folder cannot be made.
 void write_scenes(const std::filesystem::path& root, const SceneOptions& options = {});
 
 }  // namespace smooseg::app

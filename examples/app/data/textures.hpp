@@ -14,28 +14,13 @@ double lattice(int64_t x, int64_t y, uint64_t seed);
 /// Smoothly interpolated random values of the whole positions, -1..1.
 double noise(double x, double y, uint64_t seed);
 
-/// Three octaves of `noise`.
-double clouds(double x, double y, uint64_t seed);
-
-/// Long low ripples, nearly horizontal.
-double waves(double x, double y, uint64_t seed);
-
-/// Tree crowns lit from above.
-double crowns(double x, double y, uint64_t seed);
-
-/// Parallel furrows along the y axis.
-double furrows(double x, double y, uint64_t seed);
-
-/// Short upright blades.
-double grass(double x, double y, uint64_t seed);
-
-/// Bricks of random tone in bond, with mortar between.
-double bricks(double x, double y, uint64_t seed);
-
-/// Upright boards with dark gaps and fine grain.
-double boards(double x, double y, uint64_t seed);
-
-/// Round pebbles of random tone.
-double pebbles(double x, double y, uint64_t seed);
+double clouds(double x, double y, uint64_t seed);   ///< three octaves of `noise`
+double waves(double x, double y, uint64_t seed);    ///< long low ripples, nearly horizontal
+double crowns(double x, double y, uint64_t seed);   ///< tree crowns lit from above
+double furrows(double x, double y, uint64_t seed);  ///< parallel furrows along the y axis
+double grass(double x, double y, uint64_t seed);    ///< short upright blades
+double bricks(double x, double y, uint64_t seed);   ///< bricks of random tone in bond, with mortar between
+double boards(double x, double y, uint64_t seed);   ///< upright boards with dark gaps and fine grain
+double pebbles(double x, double y, uint64_t seed);  ///< round pebbles of random tone
 
 }  // namespace smooseg::app::textures

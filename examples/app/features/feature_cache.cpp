@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <iomanip>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <stdexcept>
 #include <system_error>
@@ -12,7 +12,8 @@
 
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/parallel.hpp"
-#include "smooseg/io/safetensors.hpp"
+#include "smooseg/io/load.hpp"
+#include "support/disk.hpp"
 #include "support/file_lock.hpp"
 
 namespace smooseg::app {
@@ -25,26 +26,6 @@ constexpr auto kFormat = "smooseg features 1";
 /// Bytes of a shard's file beyond the tensors: its header, and what the file system adds.
 constexpr int64_t kShardOverhead = 8192;
 
-std::string text_of(const FeatureRecipe& recipe) {
-  std::string text;
-  for (const auto& [name, value] : recipe) {
-    text += std::to_string(name.size()) + ":" + name + std::to_string(value.size()) + ":" + value;
-  }
-  return text;
-}
-
-std::string readable(double bytes) {
-  const char* unit = "bytes";
-  for (const char* larger : {"kB", "MB", "GB", "TB"}) {
-    if (bytes < 1000) break;
-    bytes /= 1000;
-    unit = larger;
-  }
-  std::ostringstream text;
-  text << std::fixed << std::setprecision(bytes < 10 ? 1 : 0) << bytes << " " << unit;
-  return text.str();
-}
-
 /// The hash of each row: (n,...) -> (n,2) int64.
 Tensor checksums_of(const Tensor& rows) {
   const int64_t n = rows.size(0);
@@ -54,8 +35,7 @@ Tensor checksums_of(const Tensor& rows) {
   auto* target = result.data_ptr<int64_t>();
   for (int64_t i = 0; i < n; ++i) {
     const Hash hash = hash_of(first + static_cast<std::size_t>(i) * bytes, bytes);
-    std::memcpy(target++, &hash.high, sizeof hash.high);
-    std::memcpy(target++, &hash.low, sizeof hash.low);
+    std::memcpy(target + 2 * i, &hash, sizeof hash);
   }
   return result;
 }
@@ -72,20 +52,13 @@ void remove_temporaries(const fs::path& folder) {
 }  // namespace
 
 Hash hash_of(const torch::nn::Module& module) {
-  std::string text;
-  const auto add = [&](const auto& tensors) {
-    for (const auto& item : tensors) {
-      const Tensor tensor = item.value().detach().to(torch::kCPU).contiguous();
-      const auto bytes = static_cast<std::size_t>(tensor.numel()) * tensor.element_size();
-      std::ostringstream line;
-      line << item.key() << " " << tensor.scalar_type() << " " << tensor.sizes() << " "
-           << hash_of(tensor.data_ptr(), bytes).hex() << "\n";
-      text += line.str();
-    }
-  };
-  add(module.named_parameters());
-  add(module.named_buffers());
-  return hash_of(text);
+  std::ostringstream text;
+  for (const auto& [name, value] : io::tensors_of(module)) {
+    const Tensor tensor = value.detach().to(torch::kCPU).contiguous();
+    text << name << " " << tensor.scalar_type() << " " << tensor.sizes() << " "
+         << hash_of(tensor.data_ptr(), tensor.nbytes()).hex() << "\n";
+  }
+  return hash_of(text.str());
 }
 
 FeatureCache::FeatureCache(const fs::path& folder, const FeatureRecipe& recipe, const std::vector<Hash>& pictures,
@@ -98,26 +71,24 @@ FeatureCache::FeatureCache(const fs::path& folder, const FeatureRecipe& recipe, 
       threads_(threads) {
   recipe_["format"] = kFormat;
   recipe_["dtype"] = c10::toString(dtype);
-  const std::string key = hash_of(text_of(recipe_)).hex();
+  const std::string key = hash_of(nlohmann::json(recipe_).dump()).hex();
   folder_ = folder / key;
   shards_.resize(static_cast<std::size_t>((crops_ + kShardCrops - 1) / kShardCrops));
-  for (int64_t shard = 0; shard < shard_count(); ++shard) {
+  for (int64_t number = 0; number < shard_count(); ++number) {
     std::string content = key;
-    const Range range = crops_of(shard);
+    const Range range = crops_of(number);
     for (int64_t i = range.begin; i < range.end; ++i) {
       content += " " + pictures.at(static_cast<std::size_t>(crops.picture_of(i))).hex() + " " +
                  std::to_string(i % crops.per_picture());
     }
-    shards_[static_cast<std::size_t>(shard)].key = hash_of(content).hex();
+    Shard& shard = shards_[static_cast<std::size_t>(number)];
+    shard.key = hash_of(content).hex();
+    shard.path = (folder_ / (shard.key + ".safetensors")).string();
   }
 }
 
 FeatureCache::Range FeatureCache::crops_of(int64_t shard) const {
   return {shard * kShardCrops, std::min((shard + 1) * kShardCrops, crops_)};
-}
-
-fs::path FeatureCache::path_of(const Shard& shard) const {
-  return folder_ / (shard.key + ".safetensors");
 }
 
 std::vector<int64_t> FeatureCache::shape_of(int64_t shard) const {
@@ -130,15 +101,12 @@ std::vector<int64_t> FeatureCache::shape_of(int64_t shard) const {
 /// Opens a shard's file if it is whole and right. Returns what is wrong with it; "" also where there is none.
 std::string FeatureCache::open(int64_t number) {
   Shard& shard = shards_[static_cast<std::size_t>(number)];
-  const std::string path = path_of(shard).string();
+  const std::string& path = shard.path;
   std::error_code error;
   if (!fs::exists(path, error)) return "";
   try {
-    const auto metadata = io::read_safetensors_metadata(path);
-    const auto key = metadata.find("key");
-    if (key == metadata.end()) return path + ": not of this cache";
-    if (key->second != shard.key) return path + ": made from other pictures or weights";
-    auto tensors = io::read_safetensors(path);
+    auto [tensors, metadata] = io::read_safetensors_content(path);
+    if (metadata["key"] != shard.key) return path + ": not of this cache: made from other pictures or weights";
     const Tensor features = tensors["features"], checksums = tensors["checksums"];
     if (!features.defined() || features.sizes() != c10::IntArrayRef(shape_of(number)) ||
         features.scalar_type() != dtype_ || !checksums.defined() || !checksums_of(features).equal(checksums)) {
@@ -174,12 +142,11 @@ void FeatureCache::check_space(const std::vector<int64_t>& missing, std::ostream
     needed += (range.end - range.begin) * (row + 2 * static_cast<int64_t>(sizeof(int64_t))) + kShardOverhead;
   }
   std::error_code error;
-  const fs::space_info space = fs::space(folder_, error);
-  const auto available = error ? INT64_MAX : static_cast<int64_t>(std::min<uintmax_t>(space.available, INT64_MAX));
-  err << root_.string() << ": " << crops_ << " crops take " << readable(static_cast<double>(crops_ * row))
-      << ", of which " << readable(static_cast<double>(needed))
-      << " are to be written; free: " << readable(static_cast<double>(available)) << std::endl;
-  if (needed > available) {
+  const uintmax_t available = fs::space(folder_, error).available;  // the highest number where nobody knows
+  err << root_.string() << ": " << crops_ << " crops take " << readable_bytes(static_cast<double>(crops_ * row))
+      << ", of which " << readable_bytes(static_cast<double>(needed))
+      << " are to be written; free: " << readable_bytes(static_cast<double>(available)) << std::endl;
+  if (static_cast<uintmax_t>(needed) > available) {
     throw std::runtime_error(root_.string() + ": the disk is too small for the features: needed are " +
                              std::to_string(needed) + " bytes, free " + std::to_string(available) +
                              "; --feature-dtype float16 halves them");
@@ -188,12 +155,7 @@ void FeatureCache::check_space(const std::vector<int64_t>& missing, std::ostream
 
 void FeatureCache::fill(const std::function<void(const std::vector<int64_t>&)>& compute, std::ostream& err) {
   if (open_all(err).empty()) return;  // which needs no right to write
-  std::error_code error;
-  fs::create_directories(folder_, error);
-  if (!fs::is_directory(folder_)) {
-    throw std::runtime_error("cannot create the folder " + folder_.string() +
-                             " of the feature cache: " + (error ? error.message() : "something else has this name"));
-  }
+  make_folder(folder_, "--cache");
   FileLock lock(folder_ / ".lock");
   if (lock.busy()) err << folder_.string() << ": waiting for another run that fills it" << std::endl;
   lock.wait();
@@ -213,9 +175,8 @@ void FeatureCache::store(int64_t number, const Tensor& features) {
   Shard& shard = shards_.at(static_cast<std::size_t>(number));
   auto metadata = recipe_;
   metadata["key"] = shard.key;
-  const std::string path = path_of(shard).string();
-  io::write_safetensors(path, {{"features", rows}, {"checksums", checksums_of(rows)}}, metadata);
-  shard.features = io::read_safetensors(path).at("features");
+  io::write_safetensors(shard.path, {{"features", rows}, {"checksums", checksums_of(rows)}}, metadata);
+  shard.features = io::read_safetensors(shard.path).at("features");
 }
 
 Tensor FeatureCache::shard_features(int64_t shard) const {

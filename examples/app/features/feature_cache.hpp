@@ -33,13 +33,6 @@ Hash hash_of(const torch::nn::Module& module);
 /// as metadata. A shard is found by what it is made from, so that stale ones are never looked at, and used only if its
 /// name, shapes, dtype and checksums are right. Shards appear whole or not at all. A run that fills a folder locks it;
 /// another waits, and finds the work done.
-///
-///     FeatureCache cache(folder, recipe, hashes, crops, {channels, side, side}, torch::kFloat32, threads);
-///     const auto compute_missing = [&](const std::vector<int64_t>& shards) {
-///       for (const int64_t shard : shards) cache.store(shard, features_of(cache.crops_of(shard)));
-///     };
-///     cache.fill(compute_missing, err);
-///     Tensor features = cache.features(7);
 class FeatureCache {
  public:
   static constexpr int64_t kShardCrops = 64;
@@ -77,11 +70,10 @@ class FeatureCache {
 
  private:
   struct Shard {
-    std::string key;
+    std::string key, path;
     Tensor features;  // undefined until it is opened
   };
 
-  std::filesystem::path path_of(const Shard& shard) const;
   std::vector<int64_t> shape_of(int64_t shard) const;
   std::string open(int64_t shard);
   std::vector<int64_t> open_all(std::ostream& err);

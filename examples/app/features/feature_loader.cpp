@@ -3,7 +3,6 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -11,6 +10,7 @@
 #include <utility>
 
 #include "support/profiler.hpp"
+#include "support/progress.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -63,29 +63,24 @@ std::vector<int64_t> feature_shape(const FeatureSource& source) {
 }
 
 void fill_cache(FeatureCache& cache, const FeatureSource& source, std::ostream& err) {
-  cache.fill(
-      [&](const std::vector<int64_t>& shards) {
-        std::vector<int64_t> groups;
-        for (const int64_t shard : shards) {
-          const auto range = cache.crops_of(shard);
-          for (int64_t g = range.begin / kGroup; g < group_count(range.end); ++g) groups.push_back(g);
-        }
-        GroupedFeatures computed(source, groups);
-        using Clock = std::chrono::steady_clock;
-        auto last_line = Clock::now();
-        for (const int64_t shard : shards) {
-          if (Clock::now() - last_line > std::chrono::seconds(10)) {
-            last_line = Clock::now();
-            err << "features of " << cache.crops_of(shard).begin << "/" << source.crops.count() << " crops"
-                << std::endl;
-          }
-          const auto range = cache.crops_of(shard);
-          std::vector<Tensor> parts;
-          for (int64_t g = range.begin / kGroup; g < group_count(range.end); ++g) parts.push_back(computed.next());
-          timed("store", [&] { cache.store(shard, torch::cat(parts)); });
-        }
-      },
-      err);
+  const auto compute_missing = [&](const std::vector<int64_t>& shards) {
+    std::vector<int64_t> groups;
+    for (const int64_t shard : shards) {
+      const auto range = cache.crops_of(shard);
+      for (int64_t g = range.begin / kGroup; g < group_count(range.end); ++g) groups.push_back(g);
+    }
+    GroupedFeatures computed(source, groups);
+    Progress progress(err, 0, static_cast<int64_t>(shards.size()));
+    int64_t done = 0;
+    for (const int64_t shard : shards) {
+      const auto range = cache.crops_of(shard);
+      std::vector<Tensor> parts;
+      for (int64_t g = 0; g < group_count(range.end - range.begin); ++g) parts.push_back(computed.next());
+      timed("store", [&] { cache.store(shard, torch::cat(parts)); });
+      progress.show(++done, "shards of features");
+    }
+  };
+  cache.fill(compute_missing, err);
 }
 
 FeatureLoader::FeatureLoader(const FeatureSource& source, std::unique_ptr<FeatureCache> cache, int64_t batches,
@@ -94,9 +89,7 @@ FeatureLoader::FeatureLoader(const FeatureSource& source, std::unique_ptr<Featur
   if (cache_) fill_cache(*cache_, source_, err);
   auto sizes = feature_shape(source_);
   sizes.insert(sizes.begin(), source_.crops.count());
-  auto bytes = static_cast<double>(c10::elementSize(source_.dtype));
-  for (const int64_t size : sizes) bytes *= static_cast<double>(size);
-  if (bytes <= static_cast<double>(source_.max_bytes)) {
+  if (c10::multiply_integers(sizes) * static_cast<int64_t>(c10::elementSize(source_.dtype)) <= source_.max_bytes) {
     memory_ = torch::empty(sizes, torch::device(source_.device).dtype(source_.dtype));
     cache_ ? copy_cache() : plan_groups(batches);
   } else {

@@ -89,7 +89,7 @@ FeatureSource TrainingFeatures::source(backbone::Backbone& backbone) const {
 
 /// The cache in the folder of `--cache`.
 std::unique_ptr<FeatureCache> TrainingFeatures::cache(const FeatureSource& source) {
-  FeatureRecipe recipe = feature_settings(model_);
+  FeatureRecipe recipe = values_of(model_, SettingScope::kFeatures);
   recipe["weights"] = hash_of(source.backbone).hex();
   recipe["smooseg"] = SMOOSEG_VERSION;
   // Other releases and devices round otherwise.

@@ -9,12 +9,12 @@
 #include <map>
 #include <stdexcept>
 #include <system_error>
-#include <utility>
 #include <vector>
 
 #include "smooseg/io/load.hpp"
+#include "support/disk.hpp"
 #include "support/file_lock.hpp"
-#include "support/sha256.hpp"
+#include "support/hash.hpp"
 
 extern char** environ;
 
@@ -34,10 +34,6 @@ fs::path cache_folder() {
   if (!cache.empty()) return cache;
   if (home.empty()) throw std::runtime_error("neither SMOOSEG_WEIGHTS, XDG_CACHE_HOME nor HOME names a folder");
   return fs::path(home) / ".cache";
-}
-
-std::string in_megabytes(int64_t bytes) {
-  return std::to_string((bytes + 500'000) / 1'000'000) + " MB";
 }
 
 /// Runs a program, found in PATH, without a shell.
@@ -157,13 +153,11 @@ fs::path download_weights(const backbone::RegistryEntry& entry, const fs::path& 
   const auto fail = [&](const std::string& why) -> std::runtime_error {
     return std::runtime_error(entry.name + ": cannot get its weights: " + why + "\n" + how_to_get(entry, folder));
   };
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (!fs::is_directory(folder)) throw fail("cannot create the folder " + folder.string());
-
+  make_folder(folder, "--folder");
   const std::string url = weights_url(weights);
-  err << entry.name << ": " << url << (weights.bytes > 0 ? " (" + in_megabytes(weights.bytes) + ")" : "")
-      << ", licence " << weights.licence << std::endl;
+  err << entry.name << ": " << url
+      << (weights.bytes > 0 ? " (" + readable_bytes(static_cast<double>(weights.bytes)) + ")" : "") << ", licence "
+      << weights.licence << std::endl;
   const fs::path part = folder / (weights.file + ".part"), target = folder / weights.file;
   const FileLock lock(part);
   if (lock.busy()) throw std::runtime_error(part.string() + ": another download of it is under way");

@@ -1,8 +1,5 @@
 #include "model/model.hpp"
 
-#include <array>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <utility>
@@ -18,15 +15,6 @@ constexpr auto kFormatName = "smooseg model ";
 constexpr auto kFormat = "smooseg model 1";
 constexpr auto kExtraPrefix = "optimizer.";
 
-backbone::BackboneOptions backbone_options(const ModelSettings& settings) {
-  return backbone::BackboneOptions(settings.features == "keys" ? backbone::FeatureKind::kKeys
-                                                               : backbone::FeatureKind::kTokens)
-      .texture(backbone::TextureOptions()
-                   .textons(settings.textons)
-                   .sharpness(settings.texton_sharpness)
-                   .position(settings.position));
-}
-
 const std::string& metadata_at(const std::map<std::string, std::string>& metadata, const std::string& key,
                                const std::string& path) {
   const auto found = metadata.find(key);
@@ -37,7 +25,12 @@ const std::string& metadata_at(const std::map<std::string, std::string>& metadat
 }  // namespace
 
 std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings) {
-  auto backbone = backbone::make(settings.backbone, backbone_options(settings));
+  const auto features = settings.features == "keys" ? backbone::FeatureKind::kKeys : backbone::FeatureKind::kTokens;
+  const auto texture = backbone::TextureOptions()
+                           .textons(settings.textons)
+                           .sharpness(settings.texton_sharpness)
+                           .position(settings.position);
+  auto backbone = backbone::make(settings.backbone, backbone::BackboneOptions(features).texture(texture));
   backbone->eval();
   for (auto& parameter : backbone->parameters()) parameter.requires_grad_(false);
   return backbone;
@@ -69,19 +62,16 @@ void save_model(const std::filesystem::path& path, const Model& model, const io:
 }
 
 bool is_model(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::array<char, 9> beginning{};
-  file.read(beginning.data(), beginning.size());
-  if (!file || beginning.back() != '{') return false;  // no safetensors
-  const auto metadata = io::read_safetensors_metadata(path.string());
-  const auto format = metadata.find("format");
-  return format != metadata.end() && format->second.rfind(kFormatName, 0) == 0;
+  try {
+    return io::read_safetensors_metadata(path.string())["format"].rfind(kFormatName, 0) == 0;
+  } catch (const c10::Error&) {  // no safetensors
+    return false;
+  }
 }
 
 LoadedModel load_model(const std::filesystem::path& path, torch::Device device, const SegmenterOptions& options) {
   const std::string name = path.string();
-  io::TensorMap tensors = io::read_safetensors(name);
-  const auto metadata = io::read_safetensors_metadata(name);
+  const auto [tensors, metadata] = io::read_safetensors_content(name);
   const std::string& format = metadata_at(metadata, "format", name);
   TORCH_CHECK(format == kFormat, name, ": expected the format '", kFormat, "', found '", format, "'");
   SettingValues values;
@@ -99,12 +89,10 @@ LoadedModel load_model(const std::filesystem::path& path, torch::Device device, 
   loaded.model = make_model(settings_from(values, name), classes, options);
   loaded.model.step = step;
   if (const auto data = metadata.find("data"); data != metadata.end()) loaded.model.data = data->second;
-  for (auto it = tensors.begin(); it != tensors.end();) {
-    const bool is_extra = it->first.rfind(kExtraPrefix, 0) == 0;
-    if (is_extra) loaded.extra.insert(*it);
-    it = is_extra ? tensors.erase(it) : std::next(it);
+  for (const auto& item : tensors) {
+    if (item.first.rfind(kExtraPrefix, 0) == 0) loaded.extra.insert(item);
   }
-  io::load_tensors(*loaded.model.segmenter, tensors, {}, name);
+  io::load_tensors(*loaded.model.segmenter, tensors, io::LoadOptions().ignore({kExtraPrefix}), name);
   loaded.model.segmenter->to(device);
   loaded.model.segmenter->eval();
   return loaded;

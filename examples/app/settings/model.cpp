@@ -3,7 +3,6 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <type_traits>
-#include <vector>
 
 #include "smooseg/backbone/registry.hpp"
 #include "smooseg/version.hpp"
@@ -14,15 +13,8 @@ namespace {
 constexpr auto kBackbone = "Backbone", kCrops = "Training crops", kModel = "Model", kEnergy = "Energy",
                kTraining = "Training";
 
-/// Whether the settings of a group decide the features of training crops.
-bool decides_features(const std::string& group) {
-  return group == kBackbone || group == kCrops;
-}
-
-std::vector<std::string> backbone_names() {
-  std::vector<std::string> names;
-  for (const auto& entry : backbone::registry()) names.push_back(entry.name);
-  return names;
+bool is_in(SettingScope scope, const std::string& group) {
+  return scope == SettingScope::kAll || group == kBackbone || group == kCrops;
 }
 
 /// The one list of settings: calls add(group, option, value, description) for each, which returns a CLI11 option.
@@ -73,15 +65,24 @@ void list_settings(ModelSettings& s, Add add) {
   add(kTraining, "--seed", s.seed, "decides every random draw");
 }
 
-/// The settings of all groups, or those that decide features alone.
-SettingValues values(ModelSettings settings, bool all) {
+}  // namespace
+
+std::vector<std::string> backbone_names(bool only_with_weights) {
+  std::vector<std::string> names;
+  for (const auto& entry : backbone::registry()) {
+    if (!only_with_weights || !entry.weights.file.empty()) names.push_back(entry.name);
+  }
+  return names;
+}
+
+SettingValues values_of(const ModelSettings& settings, SettingScope scope) {
   CLI::App unused;
+  ModelSettings copy = settings;
   SettingValues result;
-  list_settings(settings, [&](const char* group, const char* name, auto& value, const char* description) {
+  list_settings(copy, [&](const char* group, const char* name, auto& value, const char* description) {
     const auto note = [&](const auto& set) {
       const nlohmann::json json = set;  // prints a number with all the digits it needs
-      if (all || decides_features(group))
-        result[name + 2] = json.is_string() ? json.template get<std::string>() : json.dump();
+      if (is_in(scope, group)) result[name + 2] = json.is_string() ? json.template get<std::string>() : json.dump();
     };
     if constexpr (std::is_same_v<decltype(value), std::optional<double>&>) {
       if (value) note(*value);
@@ -93,31 +94,12 @@ SettingValues values(ModelSettings settings, bool all) {
   return result;
 }
 
-/// Adds options for the settings of all groups, or for those that decide features alone.
-void add(CLI::App& command, ModelSettings& settings, bool all) {
+void add_options(CLI::App& command, ModelSettings& settings, SettingScope scope) {
   CLI::App others;
   list_settings(settings, [&](const char* group, const char* name, auto& value, const char* description) {
-    CLI::App& app = all || decides_features(group) ? command : others;
+    CLI::App& app = is_in(scope, group) ? command : others;
     return app.add_option(name, value, description)->capture_default_str()->group(group);
   });
-}
-
-}  // namespace
-
-void add_options(CLI::App& command, ModelSettings& settings) {
-  add(command, settings, true);
-}
-
-void add_feature_options(CLI::App& command, ModelSettings& settings) {
-  add(command, settings, false);
-}
-
-SettingValues values_of(const ModelSettings& settings) {
-  return values(settings, true);
-}
-
-SettingValues feature_settings(const ModelSettings& settings) {
-  return values(settings, false);
 }
 
 ModelSettings settings_from(const SettingValues& values, const std::string& source) {

@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "settings/options.hpp"
 #include "smooseg/backbone/texture.hpp"
@@ -19,6 +20,9 @@ namespace smooseg::app {
 inline const Choices<Centering> kCenterings{
     {"row-keep-mean", Centering::kRowKeepMean}, {"row", Centering::kRow}, {"none", Centering::kNone}};
 inline const Choices<Reduction> kReductions{{"mean", Reduction::kMean}, {"sum", Reduction::kSum}};
+
+/// The names of all backbones, or of those with published weights.
+std::vector<std::string> backbone_names(bool only_with_weights = false);
 
 /// The defaults are the library's and, where it has none, the paper's.
 struct ModelSettings {
@@ -50,18 +54,15 @@ struct ModelSettings {
   uint64_t seed = 0;
 };
 
-/// Adds an option for each setting.
-void add_options(CLI::App& command, ModelSettings& settings);
+/// All settings, or only those that decide the features of training crops, but for the seed.
+enum class SettingScope { kAll, kFeatures };
 
-/// Adds only those that decide the features of training crops, but for the seed.
-void add_feature_options(CLI::App& command, ModelSettings& settings);
+/// Adds an option for each setting.
+void add_options(CLI::App& command, ModelSettings& settings, SettingScope scope = SettingScope::kAll);
 
 /// Option names (without dashes) and values, as they stand in a model file; thresholds that are unset are left out.
 using SettingValues = std::map<std::string, std::string>;
-SettingValues values_of(const ModelSettings& settings);
-
-/// Those of `add_feature_options`.
-SettingValues feature_settings(const ModelSettings& settings);
+SettingValues values_of(const ModelSettings& settings, SettingScope scope = SettingScope::kAll);
 
 /// @throws std::runtime_error naming `source` for an unknown name or a value out of range.
 ModelSettings settings_from(const SettingValues& values, const std::string& source);

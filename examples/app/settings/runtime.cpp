@@ -33,12 +33,14 @@ void add_options(CLI::App& command, FeatureSettings& settings) {
   command.add_option("--cache-memory", settings.cache_memory, "GiB of features to keep in memory at most")
       ->check(CLI::Range(0.0, 1e6));
   command
-      .add_option("--workers", settings.workers, "threads that decode pictures and read features ahead; 0: --threads")
+      .add_option("--workers", settings.workers,
+                  "threads that decode pictures and read features ahead, at most four a core; 0: --threads")
       ->check(from_to(0, 4096));
 }
 
-int worker_count(const FeatureSettings& settings, const RuntimeSettings& runtime) {
-  return settings.workers > 0 ? settings.workers : thread_count(runtime);
+int worker_count(const FeatureSettings& settings, RuntimeSettings runtime) {
+  if (settings.workers > 0) runtime.threads = settings.workers;
+  return thread_count(runtime);
 }
 
 int thread_count(const RuntimeSettings& settings) {

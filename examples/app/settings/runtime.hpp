@@ -34,7 +34,7 @@ torch::Device start(const RuntimeSettings& settings, std::ostream& err);
 /// on a few cores come to a standstill.
 int thread_count(const RuntimeSettings& settings);
 
-/// The number of threads that decode pictures and read features ahead.
-int worker_count(const FeatureSettings& settings, const RuntimeSettings& runtime);
+/// The number of threads that decode pictures and read features ahead, likewise at most four a core.
+int worker_count(const FeatureSettings& settings, RuntimeSettings runtime);
 
 }  // namespace smooseg::app

@@ -27,4 +27,8 @@ Hash hash_of(std::string_view bytes);
 /// @throws std::runtime_error naming a file that cannot be read.
 Hash hash_of_file(const std::filesystem::path& path);
 
+/// The SHA-256 of a file's content as 64 hexadecimal digits, which tells whether a download is the published file.
+/// @throws std::runtime_error naming a file that cannot be read.
+std::string sha256_of(const std::filesystem::path& path);
+
 }  // namespace smooseg::app
