@@ -142,7 +142,8 @@ TEST_CASE("attention is the same on every instruction set", "[backbone]") {
     }
     INFO("instruction set " << static_cast<int>(isa));
     Tensor out = torch::empty_like(q);
-    std::vector<float> workspace(static_cast<std::size_t>(smooseg::detail::AttentionKernel::scratch_size(kTokens, kSize)));
+    std::vector<float> workspace(
+        static_cast<std::size_t>(smooseg::detail::AttentionKernel::scratch_size(kTokens, kSize)));
     const auto rows = [](const Tensor& t) { return Rows<const float>{t.data_ptr<float>(), kSize}; };
     smooseg::detail::run_kernel<smooseg::detail::AttentionKernel>(isa, kTokens, kTokens, kSize, rows(q), rows(k),
                                                                   rows(v), Rows<float>{out.data_ptr<float>(), kSize},
