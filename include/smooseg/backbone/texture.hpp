@@ -300,7 +300,7 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     const Tensor padded = at::replication_pad2d(image, {radius, radius, radius, radius});
     const Tensor down = at::stack({smooth, slope}).view({2, 1, -1, 1});    // for gx, gy
     const Tensor across = at::stack({slope, smooth}).view({2, 1, 1, -1});  // the same
-    const Tensor g = at::conv2d(at::conv2d(padded, down), across, {}, 1, at::IntArrayRef(0), 1, /*groups=*/2);
+    const Tensor g = at::conv2d(at::conv2d(padded, down), across, {}, 1, "valid", 1, /*groups=*/2);
     return at::cat({g * g, g.narrow(1, 0, 1) * g.narrow(1, 1, 1)}, 1);
   }
 

@@ -8,6 +8,7 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <ostream>
@@ -92,7 +93,8 @@ class DenseCrf {
     const torch::NoGradGuard no_grad;
     check_maps(image, probabilities, kName, "probabilities");
     const double least = probabilities.min().item<double>();
-    TORCH_CHECK(least >= 0, kName, ": expected probabilities of at least 0, got ", least);  // NaN, too
+    TORCH_CHECK(!std::isnan(least), kName, ": expected probabilities, got NaN");
+    TORCH_CHECK(least >= 0, kName, ": expected probabilities of at least 0, got ", least);
     const double error = (probabilities.sum(-3, false, torch::kFloat32) - 1).abs().max().item<double>();
     const double tolerance = probabilities.element_size() < 4 ? 2e-2 : 1e-3;
     TORCH_CHECK(error <= tolerance, kName, ": expected probabilities whose sum over the classes is 1, got a sum ",
