@@ -67,8 +67,7 @@ class AtomicFile {
     committed_ = true;
   }
 
-  /// `commit` for files that must survive a power cut: content and name are on the disk when this returns. That takes
-  /// milliseconds.
+  /// `commit` for files that must survive a power cut: some milliseconds later, content and name are on the disk.
   /// @throws std::runtime_error as `commit`.
   void commit_to_disk() {
     sync(temporary_);
