@@ -413,7 +413,7 @@ TEST_CASE("the CRF says what is wrong with its input", "[crf][bad input]") {
   const Tensor& image = problem.image;
   Tensor p = problem.probabilities.clone();
   p[1][2][3] = NAN;
-  CHECK_ERROR(crf(image, p), "smooseg::crf::DenseCrf: expected probabilities of at least 0, got nan");
+  CHECK_ERROR(crf(image, p), "smooseg::crf::DenseCrf: expected probabilities, got NaN");
   p[1][2][3] = -0.25;
   CHECK_ERROR(crf(image, p), "expected probabilities of at least 0, got -0.25");
   CHECK_ERROR(crf(image, problem.probabilities * 1.5),

@@ -28,7 +28,9 @@ using ImageStream = std::function<Tensor()>;
 using ImageSource = std::function<ImageStream(const std::vector<int64_t>& numbers)>;
 
 /// A frozen feature extractor: pictures in, one feature vector per patch out. Implementations are LibTorch modules, so
-/// that their state (weights, or the statistics of `Texture`) is saved, loaded and moved between devices as usual.
+/// that their state (weights, or the statistics of `Texture`) is saved, loaded and moved between devices as usual. Those
+/// here always compute as in evaluation, and their parameters require no gradient until asked to. Images are converted
+/// to the dtype of the state, and so are the results.
 class Backbone : public torch::nn::Module {
  public:
   /// Features of each patch.

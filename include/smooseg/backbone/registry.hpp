@@ -19,7 +19,7 @@
 
 namespace smooseg::backbone {
 
-/// The file that a backbone's published weights are in. What is not known of it is left empty.
+/// The file with a backbone's published weights. What is not known of it is left empty.
 struct PretrainedWeights {
   std::string file;     ///< its official name; empty: the backbone needs none
   std::string path;     ///< where it lies below `kWeightsUrl`
@@ -31,7 +31,7 @@ struct PretrainedWeights {
 /// Where all files of `PretrainedWeights` are published.
 inline constexpr auto kWeightsUrl = "https://dl.fbaipublicfiles.com";
 
-/// What may be chosen of a backbone that is made by name; each looks at what concerns it.
+/// What may be chosen for a backbone made by name; each backbone looks at what concerns it.
 struct BackboneOptions {
   /* implicit */ BackboneOptions(FeatureKind features = FeatureKind::kTokens) : features_(features) {}
 

@@ -103,9 +103,8 @@ class BottleneckImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Bottleneck);
 
-/// A residual network: pictures in, the features of its last stage out. It always computes as in evaluation, and its
-/// parameters require no gradient until asked to. Images are converted to the dtype of the weights, in which the
-/// results come. `io::load` takes torchvision's, MoCo's and DINO's files; the classifier in them is left out.
+/// A residual network: pictures in, the features of its last stage out. `io::load` takes torchvision's, MoCo's and
+/// DINO's files; the classifier in them is left out.
 ///
 ///     ResNet resnet(ResNetOptions::resnet50());
 ///     io::load(*resnet, "dino_resnet50_pretrain.pth");

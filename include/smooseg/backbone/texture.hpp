@@ -78,7 +78,7 @@ struct TextureOptions {
 /// determine the dtype and device of the results; images are converted.
 class TextureImpl : public CloneableBackbone<TextureImpl> {
  public:
-  /// Most pictures that `fit` looks at, and most patches that it keeps.
+  /// The most pictures that `fit` looks at, and the most patches that it keeps.
   static constexpr int64_t kFitPictures = 1000, kFitPatches = 60000;
 
   /// @throws c10::Error for fewer than 2 textons, a negative position or a sharpness that is not positive.
@@ -175,10 +175,10 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
   /// Added to energies before their logarithm: a step of 1 in lightness L* is hardly visible.
   static constexpr double kEnergyFloor = 1.0;
 
-  /// Pixels that are worked on at a time, few enough to stay in cache.
+  /// Pixels worked on at a time, few enough to stay in cache.
   static constexpr int64_t kPixelsAtATime = int64_t{1} << 16;
 
-  /// Least rows of patches worked on at a time: with fewer, the margins would cost too much.
+  /// The fewest rows of patches worked on at a time: with fewer, the margins would cost too much.
   static constexpr int64_t kLeastRows = 8;
 
   /// Patches compared with the textons at a time.
@@ -289,8 +289,7 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     return at::avg_pool2d(centred.square_().view(x.sizes()), kPatch).sqrt_();
   }
 
-  /// With the derivatives gx and gy of a Gaussian-smoothed image (B,1,H,W), borders repeated: gx^2, gy^2, gx gy as
-  /// (B,3,H,W).
+  /// gx^2, gy^2 and gx gy, (B,3,H,W), of the gradients of a Gaussian-smoothed image (B,1,H,W), borders repeated.
   static Tensor gradient_products(const Tensor& image, double sigma) {
     const auto radius = static_cast<int64_t>(std::ceil(3 * sigma));
     const Tensor t = at::arange(-radius, radius + 1, image.options());
@@ -300,7 +299,7 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     const Tensor padded = at::replication_pad2d(image, {radius, radius, radius, radius});
     const Tensor down = at::stack({smooth, slope}).view({2, 1, -1, 1});    // for gx, gy
     const Tensor across = at::stack({slope, smooth}).view({2, 1, 1, -1});  // the same
-    const Tensor g = at::conv2d(at::conv2d(padded, down), across, {}, 1, at::IntArrayRef(0), 1, /*groups=*/2);
+    const Tensor g = at::conv2d(at::conv2d(padded, down), across, {}, 1, "valid", 1, /*groups=*/2);
     return at::cat({g * g, g.narrow(1, 0, 1) * g.narrow(1, 1, 1)}, 1);
   }
 

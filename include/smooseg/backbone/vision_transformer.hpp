@@ -206,9 +206,7 @@ class TransformerBlockImpl : public torch::nn::Module {
 };
 TORCH_MODULE(TransformerBlock);
 
-/// A vision transformer: pictures in, patch features out. It always computes as in evaluation (there is no dropout),
-/// and its parameters require no gradient until asked to. Images are converted to the dtype of the weights, in which
-/// the results come.
+/// A vision transformer: pictures in, patch features out. There is no dropout, whatever the mode.
 ///
 ///     VisionTransformer vit(VisionTransformerOptions::dino_vits8());
 ///     io::load(*vit, "dino_deitsmall8_pretrain.pth");

@@ -1,7 +1,6 @@
 #pragma once
 
-// k-means under the cosine distance: the baseline that the paper compares with, and what finds the textons of
-// `backbone::Texture`.
+// k-means under the cosine distance: a baseline of the paper, and what finds the textons of `backbone::Texture`.
 
 #include <ATen/Functions.h>
 #include <ATen/core/Generator.h>
@@ -28,14 +27,14 @@ struct KMeansOptions {
   /// Number of clusters K.
   TORCH_ARG(int64_t, num_clusters);
 
-  /// What is kept of the weight of earlier batches with each `update`, in [0,1]: a centre is the mean direction of its
+  /// The share of earlier batches' weight that each `update` keeps, in [0,1]: a centre is the mean direction of its
   /// vectors, those of n batches ago weighted by decay^n. Default: 0.95
   TORCH_ARG(double, decay) = 0.95;
 
-  /// Most passes over the vectors in `fit`. Default: 50
+  /// The most passes that `fit` makes over the vectors. Default: 50
   TORCH_ARG(int64_t, iterations) = 50;
 
-  /// `fit` stops when a pass betters the mean similarity to the nearest centre by less. Default: 1e-5
+  /// `fit` stops when a pass improves the mean similarity to the nearest centre by less than this. Default: 1e-5
   TORCH_ARG(double, tolerance) = 1e-5;
 };
 
@@ -177,8 +176,8 @@ class KMeans {
     weights_ = at::zeros({options.num_clusters()}, vectors.options());
   }
 
-  /// Adds the vectors to the clusters whose centres are nearest, after what these held was weighted by `decay`, and
-  /// moves the centres. Returns the mean similarity before.
+  /// Weights what the clusters hold by `decay`, adds each vector to the cluster with the nearest centre, and moves the
+  /// centres. Returns the mean similarity before the move.
   double step(const Tensor& vectors, double decay) {
     sums_ *= decay;
     weights_ *= decay;
@@ -196,7 +195,7 @@ class KMeans {
     return total / static_cast<double>(vectors.size(0));
   }
 
-  /// Seeds clusters again that hold the weight of less than one vector.
+  /// Seeds again the clusters that hold the weight of less than one vector.
   void reseed_empty(const Tensor& vectors) {
     const Tensor empty = (weights_ < 1).nonzero().flatten().to(torch::kCPU);
     if (empty.numel() == 0) return;

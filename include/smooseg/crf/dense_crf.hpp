@@ -8,6 +8,7 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <ostream>
@@ -23,7 +24,7 @@ namespace smooseg::crf {
 
 /// Options for `DenseCrf`. The defaults are the paper's.
 struct DenseCrfOptions {
-  /// Updates of the marginals. Default: 10
+  /// Number of updates of the marginals. Default: 10
   TORCH_ARG(int64_t, iterations) = 10;
 
   /// The kernels of the pairwise potential, any number of them. Default: a Gaussian of sxy 1 and weight 3, and a
@@ -43,7 +44,7 @@ struct DenseCrfOptions {
   /// Longest side, in pixels, of the tiles into which larger pictures are cut. Default: 1024
   TORCH_ARG(int64_t, tile) = 1024;
 
-  /// Pixels that neighbouring tiles share at least; each overlap is split in the middle. Default: 128
+  /// The fewest pixels that neighbouring tiles share; each overlap is split in the middle. Default: 128
   TORCH_ARG(int64_t, overlap) = 128;
 
   /// Number of threads, each of which works on one picture or tile at a time. Default: 1
@@ -92,7 +93,8 @@ class DenseCrf {
     const torch::NoGradGuard no_grad;
     check_maps(image, probabilities, kName, "probabilities");
     const double least = probabilities.min().item<double>();
-    TORCH_CHECK(least >= 0, kName, ": expected probabilities of at least 0, got ", least);  // NaN, too
+    TORCH_CHECK(!std::isnan(least), kName, ": expected probabilities, got NaN");
+    TORCH_CHECK(least >= 0, kName, ": expected probabilities of at least 0, got ", least);
     const double error = (probabilities.sum(-3, false, torch::kFloat32) - 1).abs().max().item<double>();
     const double tolerance = probabilities.element_size() < 4 ? 2e-2 : 1e-3;
     TORCH_CHECK(error <= tolerance, kName, ": expected probabilities whose sum over the classes is 1, got a sum ",
@@ -218,7 +220,7 @@ class DenseCrf {
                static_cast<std::size_t>(maps.size(1)), {energies + first, maps.stride(1), width}, marginals);
   }
 
-  /// The same in memory of their own.
+  /// The same, in `memory`.
   Planes<float> infer(const Batch& batch, const Tile& tile, std::vector<float>& memory) const {
     const auto row = static_cast<std::ptrdiff_t>(tile.size.width);
     const auto plane = static_cast<std::ptrdiff_t>(tile.size.height) * row;

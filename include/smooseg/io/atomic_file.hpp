@@ -34,9 +34,11 @@ class AtomicFile {
     if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
       fail(target, std::filesystem::is_directory(status) ? "it is a folder" : "it is not a regular file");
     }
+    static std::atomic<unsigned> counter{0};
+    const std::string prefix = ".smooseg-" + std::to_string(::getpid()) + "-";
     int descriptor = -1;
     do {
-      temporary_ = target.parent_path() / temporary_name();
+      temporary_ = target.parent_path() / (prefix + std::to_string(counter++) + ".tmp");
       descriptor = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     } while (descriptor < 0 && errno == EEXIST);
     if (descriptor < 0) fail(target, system_reason(errno));
@@ -65,8 +67,7 @@ class AtomicFile {
     committed_ = true;
   }
 
-  /// `commit` for files that must survive a power cut: content and name are on the disk when this returns. That takes
-  /// milliseconds.
+  /// `commit` for files that must survive a power cut: some milliseconds later, content and name are on the disk.
   /// @throws std::runtime_error as `commit`.
   void commit_to_disk() {
     sync(temporary_);
@@ -85,11 +86,6 @@ class AtomicFile {
   }
 
  private:
-  static std::string temporary_name() {
-    static std::atomic<unsigned> counter{0};
-    return ".smooseg-" + std::to_string(::getpid()) + "-" + std::to_string(counter++) + ".tmp";
-  }
-
   // Waits until the content of a file, or the names in a folder, are on the disk. Not every file system can do that for
   // folders, and not every folder that may be written to may be read.
   void sync(const std::filesystem::path& path) const {

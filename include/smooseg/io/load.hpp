@@ -48,8 +48,7 @@ inline TensorMap tensors_of(const torch::nn::Module& module) {
 
 /// Options for `load` and `load_tensors`.
 struct LoadOptions {
-  /// Whether every parameter and buffer must be in the file, and every tensor in the file must be wanted. Default:
-  /// true.
+  /// Whether the file must have all parameters and buffers of the module, and no other tensors. Default: true
   TORCH_ARG(bool, strict) = true;
 
   /// What the names of the wanted tensors begin with in the file, such as "teacher.backbone."; it is stripped, and
@@ -116,7 +115,7 @@ inline std::string mismatch(const Tensor& target, const Tensor& tensor) {
   return "";
 }
 
-/// What of a module's state is among tensors in our names, and what is not.
+/// Which tensors of a module's state are among those of a file (in our names), and which are not.
 inline LoadReport compare(const TensorMap& state, const TensorMap& tensors, const LoadOptions& options) {
   LoadReport report;
   for (const auto& [name, target] : state) {

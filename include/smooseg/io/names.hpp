@@ -8,7 +8,6 @@
 #include <torch/types.h>
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <cmath>
 #include <cstddef>
@@ -233,13 +232,10 @@ struct NamesFound {
   size_t count = 0;  ///< how many of our names are there
 };
 
-/// Which of several copies of a network in one file is the one to use: DINO's moving average, MoCo's trained encoder.
-inline constexpr std::array<std::string_view, 2> kPreferredCopies{"teacher", "encoder_q"};
-
-/// How many of our names are found in this naming, under each prefix.
+/// Which of our names are found in this naming, under each prefix.
 template <class Accept>
-std::vector<NamesFound> count_names(const TensorMap& tensors, const Naming& naming, const Accept& accept,
-                                    const std::string& prefix) {
+std::map<std::string, std::set<std::string>> names_by_prefix(const TensorMap& tensors, const Naming& naming,
+                                                             const Accept& accept, const std::string& prefix) {
   std::map<std::string, std::set<std::string>> found;
   const auto look = [&](const std::string& name, size_t begin) {
     const auto ours = our_name(naming, std::string_view(name).substr(begin), accept);
@@ -253,9 +249,7 @@ std::vector<NamesFound> count_names(const TensorMap& tensors, const Naming& nami
     look(name, 0);
     for (size_t dot = name.find('.'); dot != std::string::npos; dot = name.find('.', dot + 1)) look(name, dot + 1);
   }
-  std::vector<NamesFound> counts;
-  for (const auto& [beginning, names] : found) counts.push_back({&naming, beginning, names.size()});
-  return counts;
+  return found;
 }
 
 /// The naming and prefix (ending in '.', or empty) under which most of our names are found. A preferred copy of the
@@ -268,17 +262,16 @@ NamesFound find_names(const TensorMap& tensors, const std::vector<Naming>& candi
   std::vector<NamesFound> all;
   NamesFound best{nullptr, prefix, 0};  // of equal counts the first naming's, which is the most specific
   for (const Naming& naming : candidates) {
-    for (const NamesFound& found : count_names(tensors, naming, accept, prefix)) {
-      all.push_back(found);
-      if (found.count > best.count) best = found;
+    for (const auto& [beginning, names] : names_by_prefix(tensors, naming, accept, prefix)) {
+      all.push_back({&naming, beginning, names.size()});
+      if (names.size() > best.count) best = all.back();
     }
   }
   for (const NamesFound& found : all) {
     if (found.count == best.count && found.prefix.empty()) return found;
   }
-  const auto is_copy = [](const NamesFound& found) {
-    return std::any_of(kPreferredCopies.begin(), kPreferredCopies.end(),
-                       [&](std::string_view copy) { return found.prefix.find(copy) != std::string::npos; });
+  const auto is_copy = [](const NamesFound& found) {  // the one to use: DINO's moving average, MoCo's trained encoder
+    return found.prefix.find("teacher") != std::string::npos || found.prefix.find("encoder_q") != std::string::npos;
   };
   NamesFound copy;
   for (const NamesFound& found : all) {

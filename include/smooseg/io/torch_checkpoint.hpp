@@ -263,8 +263,7 @@ class TensorCollector {
   }
 
   // {"conj": True, "neg": True}: the tensor shows the conjugates, or the negatives, of its elements.
-  static Tensor with_metadata(const Tensor& view, const Value& metadata) {
-    Tensor tensor = view;
+  static Tensor with_metadata(Tensor tensor, const Value& metadata) {
     for (size_t i = 0; metadata.is(Kind::kDict) && i < metadata.items.size(); i += 2) {
       if (metadata.items[i + 1]->integer == 0) continue;
       if (metadata.items[i]->text == "conj") tensor = tensor.conj();

@@ -44,9 +44,6 @@ class Lattice {
   /// Points in a block; see `first_new_vertex`.
   static constexpr std::size_t kBlock = Simplices<d, Scalar>::kPoints;
 
-  /// Largest magnitude of a feature: beyond, float32 could not tell where in a cell of the lattice a point lies.
-  static constexpr double kLargestFeature = 1 << 22;
-
   /// What interpolated sums are multiplied by to approximate the Gaussian: its integral (2 pi)^(d/2), over the volume
   /// (3/2)^(d/2) / sqrt(d + 1) of a vertex and the 2^(d+1) by which the blur (1/2, 1, 1/2 along each axis) grows sums.
   static Scalar gaussian_scale() {
@@ -54,14 +51,15 @@ class Lattice {
         std::ldexp(std::pow(4 * 3.14159265358979323846 / 3, d / 2.0) * std::sqrt(d + 1.0), -(d + 1)));
   }
 
-  /// @throws std::invalid_argument for no point, and features that are not finite or beyond `kLargestFeature`.
+  /// @throws std::invalid_argument for no point, and features that are not finite or of magnitude above 2^22.
   Lattice(const Eigen::Ref<const Features>& features, smooseg::detail::Isa isa)
       : points_(static_cast<std::size_t>(features.rows())) {
     if (points_ == 0) throw std::invalid_argument("Permutohedral: expected at least one point, got none");
+    constexpr int kLargest = 1 << 22;  // beyond, float32 could not tell where in a cell of the lattice a point lies
     const bool is_finite = (features * Scalar(0)).sum() == 0;
-    if (!is_finite || features.abs().maxCoeff() > Scalar(kLargestFeature)) {
-      throw std::invalid_argument("Permutohedral: expected finite features of at most " +
-                                  std::to_string(static_cast<int>(kLargestFeature)) + " standard deviations");
+    if (!is_finite || features.abs().maxCoeff() > Scalar(kLargest)) {
+      throw std::invalid_argument("Permutohedral: expected finite features of at most " + std::to_string(kLargest) +
+                                  " standard deviations");
     }
     const KeyUnits unit = key_units(features);
     VertexTable table(points_ / 2);

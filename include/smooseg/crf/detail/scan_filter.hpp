@@ -41,7 +41,7 @@ class ScanFilter {
     }
   }
 
-  /// Before a pass over all blocks.
+  /// Call this before each pass over all blocks.
   void rewind() { done_.fill(1); }
 
   /// Splats rows of values and blurs until the sums of a block of points are ready. Rows of blocks before may have

@@ -29,11 +29,10 @@ class VertexTable {
     if (keys_.size() > std::numeric_limits<std::uint32_t>::max()) {
       throw std::length_error("Permutohedral: more than 2^32 vertices");
     }
-    const auto vertex = static_cast<std::uint32_t>(keys_.size());
-    slot = vertex;
+    slot = static_cast<std::uint32_t>(keys_.size());
     keys_.push_back(key);
     if (2 * keys_.size() > slots_.size()) grow();
-    return vertex;
+    return static_cast<std::uint32_t>(keys_.size() - 1);
   }
 
   /// Number of vertices, vertex 0 included.

@@ -30,7 +30,7 @@
 
 namespace smooseg::io::detail {
 
-/// LibTorch's operations take no more dimensions.
+/// The most dimensions that LibTorch's operations take.
 inline constexpr size_t kMaxDims = 64;
 
 /// Size in bytes of a contiguous tensor; nothing where that does not fit 63 bits, or there are too many dimensions.
@@ -150,8 +150,7 @@ class FileBytes {
   bool mapped_;
 };
 
-/// Reads numbers (little-endian, as in the machine's own memory) and runs of bytes from front to back, and refuses to
-/// read past the end.
+/// Reads numbers, little-endian as in the machine's memory, and runs of bytes from front to back, never past the end.
 class Cursor {
  public:
   explicit Cursor(const FileBytes& bytes, uint64_t position = 0) : bytes_(bytes), position_(position) {}

@@ -61,7 +61,7 @@ class JsonReader {
   /// @param source what errors begin with.
   JsonReader(std::string_view text, std::string_view source) : text_(text), source_(source) {}
 
-  /// An object: calls `member(key)`, which reads the value, for each member. A key may stand only once.
+  /// An object: calls `member(key)`, which reads the value, for each member. A key may occur only once.
   template <typename Member>
   void object(Member&& member) {
     std::set<std::string> keys;

@@ -1,6 +1,6 @@
 #pragma once
 
-// Texts of files. Needs no LibTorch.
+// Text from files: how it begins and ends, and how errors show it. Needs no LibTorch.
 
 #include <algorithm>
 #include <cstddef>
