@@ -82,22 +82,23 @@ void check_size(const File& file, int64_t height, int64_t width, int64_t min_byt
 
 }  // namespace codec
 
+using namespace codec;
+
 Tensor read_image(const std::filesystem::path& path, const RowChoice& choose_rows) {
   const char* const expected = "a JPEG or PNG picture";
-  const codec::File file = codec::read_file(path, expected);
-  const RowChoice& rows = choose_rows ? choose_rows : codec::all_rows;
-  if (codec::starts_with(file, codec::kJpegBeginning)) return codec::decode_jpeg(file, rows);
-  if (codec::starts_with(file, codec::kPngBeginning)) return codec::decode_png(file, rows);
-  codec::fail(path, expected, codec::describe(file));
+  const File file = read_file(path, expected);
+  const RowChoice& rows = choose_rows ? choose_rows : all_rows;
+  if (starts_with(file, kJpegBeginning)) return decode_jpeg(file, rows);
+  if (starts_with(file, kPngBeginning)) return decode_png(file, rows);
+  fail(path, expected, describe(file));
 }
 
 Tensor read_label(const std::filesystem::path& path) {
   const char* const expected = "a label map (grey or palette PNG)";
-  const codec::File file = codec::read_file(path, expected);
-  if (codec::starts_with(file, codec::kPngBeginning)) return codec::decode_png_indices(file);
-  codec::fail(path, expected,
-              codec::starts_with(file, codec::kJpegBeginning) ? "a JPEG, whose compression changes the values"
-                                                              : codec::describe(file));
+  const File file = read_file(path, expected);
+  if (starts_with(file, kPngBeginning)) return decode_png_indices(file);
+  fail(path, expected,
+       starts_with(file, kJpegBeginning) ? "a JPEG, whose compression changes the values" : describe(file));
 }
 
 }  // namespace smooseg::app
