@@ -4,6 +4,10 @@
 #include <ATen/Parallel.h>
 
 #include "catch.hpp"
+#include "support.hpp"
+
+const char* const kTestDataDir = SMOOSEG_TEST_DATA_DIR;
+const char* const kProgram = SMOOSEG_PROGRAM;
 
 int main(int argc, char** argv) {
   at::set_num_threads(2);  // so that what runs in parallel does so on any machine, with any LibTorch

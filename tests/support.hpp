@@ -15,9 +15,14 @@
 #include "catch.hpp"
 #include "smooseg/io/load.hpp"
 
+/// The folder tests/data, and the program `smooseg` ("" where it is not built). Defined in main.cpp alone, so that other
+/// files compile to the same object in any folder.
+extern const char* const kTestDataDir;
+extern const char* const kProgram;
+
 /// The path of tests/data/NAME.
 inline std::string data_path(const std::string& name) {
-  return std::string(SMOOSEG_TEST_DATA_DIR) + "/" + name;
+  return std::string(kTestDataDir) + "/" + name;
 }
 
 /// The tensors of the published programs' outputs in tests/data/NAME.

@@ -88,12 +88,12 @@ TEST_CASE("a signal stops a training after its step, with a checkpoint", "[resum
   const TempDir dir;
   const fs::path out = dir.path / "stopped", log = out / "log.jsonl", last = out / "last.safetensors";
   Words words = train_arguments(out) + Words{"--iterations", "1000000", "--log-every", "1"};
-  words.insert(words.begin(), SMOOSEG_PROGRAM);
+  words.insert(words.begin(), kProgram);
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   pid_t child = 0;
-  REQUIRE(::posix_spawn(&child, SMOOSEG_PROGRAM, nullptr, nullptr, argv.data(), environ) == 0);
+  REQUIRE(::posix_spawn(&child, kProgram, nullptr, nullptr, argv.data(), environ) == 0);
   for (int i = 0; i < 6000 && text_of(log).empty(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   ::kill(child, signal);
   int ended = 0;

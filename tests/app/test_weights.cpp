@@ -391,7 +391,7 @@ TEST_CASE("convert: a model to the authors' names and back, and its backbone to 
   const auto refused = [&](const std::string& in, const std::vector<std::string>& more, const std::string& error) {
     check_fails(std::vector<std::string>{"convert", in, path("refused")} + more, error);
   };
-  refused(path("authors"), {}, "which backbone it was trained with is not in the file: say --backbone NAME");
+  refused(path("authors"), {}, "the file does not tell its backbone: say --backbone NAME");
   refused(path("authors"), {"--backbone", "dino_vits8"}, "does not fit a model with the backbone 'dino_vits8': ");
   refused(path("checkpoint"), {"--names", "timm"}, "checkpoint.safetensors: has no backbone");
   refused(path("checkpoint"), {"--backbone", "dino_vitb8"}, "needs its pretrained weights");
