@@ -35,7 +35,7 @@ TEST_CASE("a run stopped and resumed ends as one that never was", "[resume]") {
   check_fails(train_arguments(dir.path / "parts") + three + resume, "has 7 steps already, more than --iterations 3");
 }
 
-TEST_CASE("--resume without a checkpoint begins anew", "[resume]") {
+TEST_CASE("resuming without a checkpoint begins anew", "[resume]") {
   const TempDir dir;
   check_runs(train_arguments(dir.path / "plain"));
   const Outcome o = check_runs(train_arguments(dir.path / "out") + Words{"--resume"});
