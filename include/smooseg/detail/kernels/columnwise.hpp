@@ -49,6 +49,15 @@ struct ColumnDots {
   }
 };
 
+/// out[n] = 1 / max(|column n of x|, eps).
+struct ColumnInverseNorms {
+  template <Isa isa, class T>
+  SMOOSEG_INLINE static void run(int64_t channels, int64_t n, Rows<const T> x, T eps, T* out) {
+    ColumnDots::run<isa>(channels, n, x, x, out);
+    for (int64_t j = 0; j < n; ++j) out[j] = 1 / std::max(std::sqrt(out[j]), eps);
+  }
+};
+
 /// out = exp(scale x) over its sum, column by column.
 struct ColumnSoftmax {
   template <Isa isa, class T>
@@ -174,26 +183,20 @@ inline bool has_columns(const Tensor& t) {
   return has_kernels(t) && has_contiguous_rows(t);
 }
 
-/// Inner products of the columns of x and y, (B,C,N) each -> (B,1,N).
-inline Tensor column_dots(const Tensor& x, const Tensor& y) {
-  if (!has_columns(x) || !has_columns(y)) return (x * y).sum(1, /*keepdim=*/true);
+/// 1 / max(|x|, eps): (B,C,N) -> (B,1,N). Records no gradients.
+inline Tensor inverse_norms(const Tensor& x, double eps) {
+  if (!has_columns(x)) return at::norm(x, 2, {1}, /*keepdim=*/true).clamp_min_(eps).reciprocal_();
   const Tensor out = torch::empty({x.size(0), 1, x.size(2)}, x.options());
   for_columns(x, x.size(1), [&](auto zero, int64_t b, int64_t first, int64_t n) {
     using T = decltype(zero);
-    run_kernel<ColumnDots>(machine_isa(), x.size(1), n, rows_of<const T>(x, b, first), rows_of<const T>(y, b, first),
-                           rows_of<T>(out, b, first)[0]);
+    run_kernel<ColumnInverseNorms>(machine_isa(), x.size(1), n, rows_of<const T>(x, b, first), static_cast<T>(eps),
+                                   rows_of<T>(out, b, first)[0]);
   });
   return out;
 }
 
-/// 1 / max(|x|, eps): (B,C,N) -> (B,1,N). Records no gradients.
-inline Tensor inverse_norms(const Tensor& x, double eps) {
-  const Tensor norms = has_columns(x) ? column_dots(x, x).sqrt_() : at::norm(x, 2, {1}, /*keepdim=*/true);
-  return norms.clamp_min_(eps).reciprocal_();
-}
-
 /// The gradient to x of y = x scale, scale (B,1,N) being 1 / max(|x|, eps) of its columns, from that to y, to which
-/// `offset` (B,C,1) is added where one is given.
+/// `offset` (B,C,1) is added where one is given. May overwrite `grad`.
 inline Tensor column_unit_backward(const Tensor& x, const Tensor& scale, double eps, const Tensor& grad,
                                    const Tensor& offset = {}) {
   if (!has_columns(x) || !has_columns(grad)) {
@@ -201,15 +204,15 @@ inline Tensor column_unit_backward(const Tensor& x, const Tensor& scale, double 
     const Tensor along = (x * g).sum(1, /*keepdim=*/true).mul_(scale).mul_(scale).masked_fill_(scale * eps >= 1, 0);
     return at::addcmul(g, x, along, -1).mul_(scale);
   }
-  const Tensor offsets = offset.defined() ? offset.contiguous() : offset, out = torch::empty(x.sizes(), x.options());
+  const Tensor offsets = offset.defined() ? offset.contiguous() : offset;
   for_columns(x, 4 * x.size(1), [&](auto zero, int64_t b, int64_t first, int64_t n) {
     using T = decltype(zero);
     const T* const added = offsets.defined() ? offsets.data_ptr<T>() + b * x.size(1) : nullptr;
     run_kernel<ColumnUnitBackward>(machine_isa(), x.size(1), n, rows_of<const T>(x, b, first),
                                    rows_of<const T>(grad, b, first), rows_of<const T>(scale, b, first)[0],
-                                   static_cast<T>(eps), added, rows_of<T>(out, b, first));
+                                   static_cast<T>(eps), added, rows_of<T>(grad, b, first));
   });
-  return out;
+  return grad;
 }
 
 /// softmax(x / temperature) over the columns of x (B,K,N) -> (B,K,N).

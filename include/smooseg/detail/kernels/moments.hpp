@@ -52,8 +52,7 @@ struct MomentsKernel {
       std::fill(out, out + n, T{1});
       return;
     }
-    ColumnDots::run<isa>(rows, n, x, x, out);
-    for (int64_t j = 0; j < n; ++j) out[j] = 1 / std::max(std::sqrt(out[j]), static_cast<T>(eps));
+    ColumnInverseNorms::run<isa>(rows, n, x, static_cast<T>(eps), out);
   }
 
   /// out = a a_scale x_scale. @return the sum of a a_scale.
