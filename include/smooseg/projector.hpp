@@ -72,7 +72,7 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
     check(features, "smooseg::Projector");
     const detail::ChannelMasks masks{draw_mask(features, generator), draw_mask(features, generator)};
     const Tensor z = project(features, masks);
-    return {masked(features, draw_mask(features, generator)), z};
+    return {dropped(features, draw_mask(features, generator)), z};
   }
 
   /// z alone and without dropout, whatever the module's mode. @param features as `forward`.
@@ -96,6 +96,13 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
 
   static Tensor masked(const Tensor& x, const Tensor& mask) {
     return mask.defined() ? x * mask.unsqueeze(2).unsqueeze(3) : x;
+  }
+
+  /// `masked` for the loss, whose features seldom want a gradient.
+  static Tensor dropped(const Tensor& x, const Tensor& mask) {
+    if (!mask.defined() || x.requires_grad()) return masked(x, mask);
+    Tensor out = detail::large_empty(x.sizes(), x.options());
+    return at::mul_out(out, x, mask.unsqueeze(2).unsqueeze(3));
   }
 
   void check(const Tensor& features, const char* function) const {

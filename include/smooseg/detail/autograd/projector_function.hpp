@@ -42,7 +42,7 @@ struct ProjectorFunction : torch::autograd::Function<ProjectorFunction> {
     const Tensor weights = at::cat({linear, hidden}), out_weights = out.contiguous();
     const Tensor biases = at::cat({linear_bias + out_bias, hidden_bias});
     const Tensor code = torch::empty({x.size(0), d, patches}, x.options());
-    const Tensor before = keeps ? torch::empty(x.sizes(), x.options()) : Tensor();  // what is activated
+    const Tensor before = keeps ? large_empty(x.sizes(), x.options()) : Tensor();  // what is activated
     with_scalar(x, [&](auto zero) {
       using T = decltype(zero);
       const T* const bias = biases.data_ptr<T>();
@@ -82,7 +82,7 @@ struct ProjectorFunction : torch::autograd::Function<ProjectorFunction> {
     with_scalar(x, [&](auto zero) {
       using T = decltype(zero);
       parallel_for(tasks, [&](int64_t task) {
-        const int64_t columns = std::min(patches, kColumns);
+        const int64_t columns = std::min(patches, DotProduct::kBlock);
         AlignedBuffer<T> buffer(static_cast<std::size_t>((d + c) * c + (d + 2 * c + 1) * columns));
         const Rows<T> of_image{buffer.data(), c}, both{of_image[d + c], columns}, activated{both[d + c], columns};
         const Rows<T> ones{activated[c], columns};

@@ -3,6 +3,7 @@
 // Memory for loops over vectors: aligned to a cache line, not initialised.
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -13,6 +14,17 @@
 #endif
 
 namespace smooseg::detail {
+
+/// Asks the system for large pages where an array of this size, not yet touched, has room for some: touching memory for
+/// the first time costs as much as a pass over it otherwise.
+inline void advise_large_pages([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr std::size_t kPage = std::size_t{2} << 20;
+  const auto begin = (reinterpret_cast<std::uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const auto end = (reinterpret_cast<std::uintptr_t>(data) + bytes) / kPage * kPage;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
 
 /// An array that grows and never shrinks, so that one can serve many pictures. What it holds is lost when it grows.
 template <class T>
@@ -28,28 +40,17 @@ class AlignedBuffer {
     if (size <= capacity_) return;
     data_.reset();  // first, lest both be held
     capacity_ = 0;
-    // Large arrays ask for large pages: to touch the memory for the first time costs as much as a pass over it else.
     const std::size_t bytes = size * sizeof(T), alignment = bytes < kHugePage ? kCacheLine : kHugePage;
     data_.reset(static_cast<T*>(::operator new (bytes, std::align_val_t{alignment})));
     data_.get_deleter().alignment = alignment;
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (alignment == kHugePage) ::madvise(data_.get(), bytes, MADV_HUGEPAGE);
-#endif
+    advise_large_pages(data_.get(), bytes);
     capacity_ = size;
   }
 
-  T* data() {
-    return data_.get();
-  }
-  const T* data() const {
-    return data_.get();
-  }
-  T& operator[](std::size_t i) {
-    return data_.get()[i];
-  }
-  const T& operator[](std::size_t i) const {
-    return data_.get()[i];
-  }
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
+  T& operator[](std::size_t i) { return data_.get()[i]; }
+  const T& operator[](std::size_t i) const { return data_.get()[i]; }
 
  private:
   static constexpr std::size_t kCacheLine = 64, kHugePage = std::size_t{2} << 20;

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "smooseg/detail/kernels/aligned_buffer.hpp"
 #include "smooseg/detail/kernels/simd.hpp"
 #include "smooseg/detail/parallel.hpp"
 #include "smooseg/detail/torch_compat.hpp"
@@ -31,6 +32,13 @@ inline bool has_kernels(const Tensor& t) {
 
 inline bool has_contiguous_rows(const Tensor& t) {
   return t.size(2) == 1 || t.stride(2) == 1;
+}
+
+/// A tensor whose elements are not set, on the CPU in large pages if it is large.
+inline Tensor large_empty(at::IntArrayRef sizes, const torch::TensorOptions& options) {
+  const Tensor result = torch::empty(sizes, options);
+  if (result.device().is_cpu()) advise_large_pages(result.data_ptr(), result.nbytes());
+  return result;
 }
 
 /// Calls f(batch entry, first column, number of columns) in parallel. How the work is cut does not depend on the number
