@@ -5,7 +5,8 @@
 #
 # SMOOSEG_LIBTORCH and SMOOSEG_COMPILER (see setup.sh) and SMOOSEG_SANITIZE=ON choose the variant, that of a preset in
 # CMakePresets.json where there is one. SMOOSEG_WARNINGS_AS_ERRORS=ON stops at a warning.
-# SMOOSEG_OPTIMISATION=-O1 replaces -O3. SMOOSEG_UNITY_BUILD=ON compiles several files at a time: half the work for all, more for one.
+# SMOOSEG_OPTIMISATION=-O1 replaces -O3. SMOOSEG_UNITY_BUILD=ON compiles several files at a time: half the work for
+# all, more for one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . cmake/setup.sh
