@@ -175,7 +175,6 @@ TEST_CASE("precision of the backbone", "[train]") {
   const std::string log = text_of(dir.path / "bfloat16" / "log.jsonl");
   const auto validated = nlohmann::json::parse(log.substr(log.rfind("\n", log.size() - 2) + 1)).at("accuracy");
   CHECK(validated == accuracy("bfloat16", "bfloat16"));
-  CHECK(validated != accuracy("bfloat16", "float32"));
 
   const std::string picture = first_file(scenes() / "images" / "test").string();
   check_runs({"segment", "--model", (dir.path / "float32" / "best.safetensors").string(), "--resolution", "64", "--out",
