@@ -3,6 +3,7 @@
 // The seed and the step's number alone decide every random draw of a step, so that a run that was stopped and resumed
 // ends with the very weights of one that never was.
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <torch/cuda.h>
 
@@ -78,11 +79,11 @@ std::string text_of(const EnergyTerms& e) {
   return text.str();
 }
 
-/// Random draws on a device, decided by a seed.
-at::Generator seeded_generator(torch::Device device, uint64_t seed) {
-  at::Generator generator = at::globalContext().defaultGenerator(device).clone();
-  generator.set_current_seed(seed);
-  return generator;
+/// A generator of a device's random draws that is not LibTorch's own.
+at::Generator make_generator(torch::Device device) {
+  // Not a clone of the default one on the CPU too: LibTorch 1.13 never frees it.
+  if (device.is_cpu()) return at::make_generator<at::CPUGeneratorImpl>();
+  return at::globalContext().defaultGenerator(device).clone();
 }
 
 class Training {
@@ -92,6 +93,8 @@ class Training {
         console_(console),
         device_(start(s_.runtime, console.err)),
         workers_(worker_count(s_.features, s_.runtime)),
+        masks_(make_generator(device_)),
+        pairs_(device_.is_cpu() ? masks_ : make_generator(torch::kCPU)),
         last_(fs::path(s_.out) / "last.safetensors"),
         best_(fs::path(s_.out) / "best.safetensors") {
     if (s_.profile) {
@@ -226,12 +229,12 @@ class Training {
     Projector& projector = model_.segmenter->projector;
     PrototypePredictor& predictor = model_.segmenter->predictor;
     const uint64_t seed = mix_seed(s_.model.seed, SeedPurpose::kStep, static_cast<uint64_t>(model_.step));
-    const at::Generator masks = seeded_generator(device_, seed);
-    const at::Generator pairs = device_.is_cpu() ? masks : seeded_generator(torch::kCPU, seed);
+    masks_.set_current_seed(seed);
+    pairs_.set_current_seed(seed);
 
     projector->train();
-    const ProjectorOutput projected = timed("projector", [&] { return projector(features, masks); });
-    const Tensor pairing = functional::random_pairing(features.size(0), pairs);
+    const ProjectorOutput projected = timed("projector", [&] { return projector(features, masks_); });
+    const Tensor pairing = functional::random_pairing(features.size(0), pairs_);
     const PrototypeLogits logits = timed("predictor", [&] { return predictor(projected.code); });
     const EnergyTerms e = timed("loss", [&] { return energy(projected.features, logits, pairing); });
     if (!std::isfinite(e.total.item<double>())) stop_at(model_.step + 1, "the loss (" + text_of(e) + ")");
@@ -295,7 +298,8 @@ class Training {
   Console console_;
   torch::Device device_;
   int workers_;
-  fs::path last_, best_;  // the checkpoint and the model
+  at::Generator masks_, pairs_;  // drawn from the projector's dropout and for pairs of images; one on the CPU
+  fs::path last_, best_;         // the checkpoint and the model
   bool resumes_ = false;
   std::optional<Dataset> validation_;
   std::optional<Profiler> profiler_;
