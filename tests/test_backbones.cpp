@@ -176,7 +176,7 @@ TEST_CASE("backbones are made by name", "[backbone]") {
   for (const RegistryEntry& entry : registry()) {
     INFO(entry.name);
     CHECK(names.insert(entry.name).second);
-    if (entry.channels <= 768 || entry.weights.file.empty() || !entry.has_keys) {  // the large take seconds to make
+    if (entry.channels <= 768 || entry.weights.file.empty() || !entry.has_keys()) {  // the large take seconds to make
       const std::shared_ptr<Backbone> backbone = make(entry.name);
       CHECK(backbone->patch_size() == entry.patch_size);
       CHECK(backbone->channels() == entry.channels);

@@ -8,6 +8,7 @@
 #include "data/image_file.hpp"
 #include "data/transforms.hpp"
 #include "features/precision.hpp"
+#include "model/labels.hpp"
 #include "model/model.hpp"
 #include "model/score.hpp"
 #include "report/pictures.hpp"
@@ -90,7 +91,7 @@ Work look_at(const std::string& name, const fs::path& path, SegmenterImpl& segme
   if (s.crf.use) {
     work.energies = crf_energies(segmenter, s.crf, image, height, width)[0];
   } else {
-    work.labels = segmenter.labels(image, height, width)[0].to(torch::kCPU);
+    work.labels = labels_of(segmenter, image, height, width)[0].to(torch::kCPU);
   }
   return work;
 }
@@ -98,10 +99,10 @@ Work look_at(const std::string& name, const fs::path& path, SegmenterImpl& segme
 /// Applies the CRF to a group of pictures at once, one a thread; the threads that are left share the tiles of each.
 void apply_crf(std::vector<Work>& group, const CrfSettings& settings, int threads) {
   const auto count = static_cast<int64_t>(group.size());
-  const crf::DenseCrf crf = make_crf(settings, std::max<int64_t>(1, threads / count));
+  const int64_t threads_each = std::max<int64_t>(1, threads / count);
   smooseg::detail::parallel_for(count, threads, [&](int64_t i) {
     Work& work = group[static_cast<std::size_t>(i)];
-    work.labels = crf.labels_from_energies(work.picture, work.energies);
+    work.labels = crf_labels(settings, threads_each, work.picture, work.energies);
     work.energies = Tensor();
   });
 }
@@ -117,7 +118,7 @@ void segment(const SegmentSettings& s, const Console& console) {
   const int64_t clusters = loaded.model.settings.classes;
   const Legend legend = s.scores.empty() ? cluster_legend(clusters) : read_legend(s.scores, clusters);
   const auto pictures = pictures_of(s.images, console.err);
-  if (s.crf.use) make_crf(s.crf, threads);  // so that wrong settings are noticed before any work
+  if (s.crf.use) check_crf(s.crf);  // so that wrong settings are noticed before any work
   make_folder(s.out, "--out");
 
   const Tensor index_of_cluster = torch::tensor(legend.index_of_cluster, torch::kInt64);

@@ -17,7 +17,7 @@ namespace smooseg::app {
 
 std::string chosen_weights(const ModelSettings& settings, const std::string& given) {
   const auto& entry = backbone::find(settings.backbone);
-  if (settings.features == "keys" && !entry.has_keys) {
+  if (settings.features == "keys" && !entry.has_keys()) {
     throw std::runtime_error("--features: the backbone '" + settings.backbone + "' has no keys");
   }
   if (!entry.weights.file.empty()) return weights_for(entry, given);

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "data/transforms.hpp"
+#include "model/labels.hpp"
 #include "smooseg/detail/parallel.hpp"
 
 namespace smooseg::app {
@@ -38,10 +39,10 @@ void for_each_batch(const Dataset& dataset, torch::Device device, const ScoreOpt
 }
 
 Tensor labels_of(SegmenterImpl& segmenter, const LabelledBatch& batch, const ScoreOptions& options) {
-  if (!options.crf.use) return segmenter.labels(batch.images);
-  const Tensor energies =
-      crf_energies(segmenter, options.crf, batch.images, batch.images.size(2), batch.images.size(3));
-  return make_crf(options.crf, options.threads).labels_from_energies(batch.pixels, energies).to(batch.labels.device());
+  const int64_t height = batch.images.size(2), width = batch.images.size(3);
+  if (!options.crf.use) return labels_of(segmenter, batch.images, height, width);
+  const Tensor energies = crf_energies(segmenter, options.crf, batch.images, height, width);
+  return crf_labels(options.crf, options.threads, batch.pixels, energies).to(batch.labels.device());
 }
 
 metrics::ConfusionMatrix score(SegmenterImpl& segmenter, const Dataset& dataset, torch::Device device,

@@ -34,13 +34,13 @@ void add_options(CLI::App& command, CrfSettings& settings) {
   });
 }
 
-crf::DenseCrf make_crf(const CrfSettings& s, int64_t threads) {
+crf::DenseCrfOptions crf_options(const CrfSettings& s, int64_t threads) {
   std::vector<crf::PairwiseTerm> terms;
   for (const crf::PairwiseTerm& term : s.options.terms()) {
     if (term.weight > 0) terms.push_back(term);
   }
   crf::DenseCrfOptions options = s.options;
-  return crf::DenseCrf(options.terms(terms).normalization(kNormalizations.at(s.normalization)).threads(threads));
+  return options.terms(terms).normalization(kNormalizations.at(s.normalization)).threads(threads);
 }
 
 nlohmann::json to_json(const CrfSettings& settings) {
@@ -53,12 +53,6 @@ nlohmann::json to_json(const CrfSettings& settings) {
     return unused.add_option(name, value, description);
   });
   return json;
-}
-
-Tensor crf_energies(SegmenterImpl& segmenter, const CrfSettings& settings, const Tensor& images, int64_t out_height,
-                    int64_t out_width) {
-  // The log-softmax of the logits differs from the logits by one constant a pixel, which changes nothing.
-  return segmenter.logits(images, out_height, out_width).to(torch::kCPU, torch::kFloat32).mul_(-settings.scale);
 }
 
 }  // namespace smooseg::app

@@ -1,8 +1,6 @@
 #pragma once
 
-// The dense CRF as `evaluate` and `segment` use it.
-
-#include <torch/types.h>
+// Settings of the dense CRF, for `evaluate` and `segment`.
 
 #include <CLI/App.hpp>
 #include <cstdint>
@@ -11,7 +9,6 @@
 
 #include "settings/options.hpp"
 #include "smooseg/crf/dense_crf.hpp"
-#include "smooseg/segmenter.hpp"
 
 namespace smooseg::app {
 
@@ -30,15 +27,10 @@ struct CrfSettings {
 /// Adds --crf and an option for each setting.
 void add_options(CLI::App& command, CrfSettings& settings);
 
-/// @throws c10::Error or std::invalid_argument for settings that do not go together.
-crf::DenseCrf make_crf(const CrfSettings& settings, int64_t threads);
+/// The library's options for these settings.
+crf::DenseCrfOptions crf_options(const CrfSettings& settings, int64_t threads);
 
 /// The settings by their options' names, or false where the CRF is not used; for scores.json.
 nlohmann::json to_json(const CrfSettings& settings);
-
-/// What the CRF starts from: the segmenter's logits as energies.
-/// @param images (B,3,H,W), normalised. @return (B,K,out_height,out_width) on the CPU.
-Tensor crf_energies(SegmenterImpl& segmenter, const CrfSettings& settings, const Tensor& images, int64_t out_height,
-                    int64_t out_width);
 
 }  // namespace smooseg::app

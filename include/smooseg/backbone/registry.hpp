@@ -6,9 +6,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "smooseg/backbone/backbone.hpp"
@@ -45,25 +45,23 @@ struct BackboneOptions {
 /// `Backbone::fit` what it needs.
 struct RegistryEntry {
   std::string name;
-  int64_t patch_size;  ///< pixels
-  int64_t channels;    ///< of the features
+  std::variant<VisionTransformerOptions, ResNetOptions, TextureOptions> options;  ///< its kind and size
+  int64_t patch_size;                                                             ///< pixels
+  int64_t channels;                                                               ///< of the features
   PretrainedWeights weights;
-  bool has_keys;  ///< whether there is attention, and so `FeatureKind::kKeys`
-  std::function<std::shared_ptr<Backbone>(const BackboneOptions&)> make;
   /// Thresholds of Eq. 4 to begin with: the published ones, or those that suit features of another kind.
   double within_threshold = SmoothnessOptions().within_threshold();
   double across_threshold = SmoothnessOptions().across_threshold();
+
+  /// Whether there is attention, and so `FeatureKind::kKeys`.
+  bool has_keys() const { return std::holds_alternative<VisionTransformerOptions>(options); }
 };
 
 /// All backbones that `make` knows.
 inline const std::vector<RegistryEntry>& registry() {
   using Options = VisionTransformerOptions;
   const auto transformer = [](const std::string& name, const Options& options, const PretrainedWeights& weights) {
-    return RegistryEntry{
-        name, options.patch_size(), options.embed_dim(), weights, true, [=](const BackboneOptions& chosen) {
-          auto all = options;
-          return std::make_shared<VisionTransformerImpl>(all.features(chosen.features()));
-        }};
+    return RegistryEntry{name, options, options.patch_size(), options.embed_dim(), weights};
   };
   // DINO's file FILE.pth lies in a folder of its own name.
   const auto dino_file = [](const std::string& file) {
@@ -83,8 +81,9 @@ inline const std::vector<RegistryEntry>& registry() {
   const PretrainedWeights moco_file{"moco_v2_800ep_pretrain.pth.tar",
                                     "moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar",
                                     "CC-BY-NC-4.0", 0, ""};
-  const auto resnet50 = [](const BackboneOptions&) { return std::make_shared<ResNetImpl>(ResNetOptions::resnet50()); };
-  const auto texture = [](const BackboneOptions& chosen) { return std::make_shared<TextureImpl>(chosen.texture()); };
+  const auto resnet50 = [](const std::string& name, const PretrainedWeights& weights) {
+    return RegistryEntry{name, ResNetOptions::resnet50(), 32, 2048, weights};
+  };
   static const std::vector<RegistryEntry> entries{
       dino("dino_vits8", Options::dino_vits8(), "dino_deitsmall8_pretrain"),
       dino("dino_vits16", Options::dino_vits16(), "dino_deitsmall16_pretrain"),
@@ -106,10 +105,10 @@ inline const std::vector<RegistryEntry>& registry() {
              "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51"),
       dinov2("dinov2_vitg14", Options::dinov2_vitg14(true), 4'546'140'349,
              "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283"),
-      {"dino_resnet50", 32, 2048, dino_file("dino_resnet50_pretrain"), false, resnet50},
-      {"mocov2_resnet50", 32, 2048, moco_file, false, resnet50},
+      resnet50("dino_resnet50", dino_file("dino_resnet50_pretrain")),
+      resnet50("mocov2_resnet50", moco_file),
       // Its cosines are those of non-negative vectors, hence higher than those of DINO's features.
-      {"texture", 8, TextureOptions().textons(), {}, false, texture, 0.2, 0.7},
+      {"texture", TextureOptions(), 8, TextureOptions().textons(), {}, 0.2, 0.7},
   };
   return entries;
 }
@@ -130,9 +129,12 @@ inline const RegistryEntry& find(const std::string& name) {
 /// @throws c10::Error for an unknown name, and for features that the backbone does not have.
 inline std::shared_ptr<Backbone> make(const std::string& name, const BackboneOptions& options = {}) {
   const RegistryEntry& entry = find(name);
-  TORCH_CHECK(entry.has_keys || options.features() == FeatureKind::kTokens, "backbone: ", name,
+  TORCH_CHECK(entry.has_keys() || options.features() == FeatureKind::kTokens, "backbone: ", name,
               " has no keys; expected FeatureKind::kTokens");
-  return entry.make(options);
+  if (std::holds_alternative<TextureOptions>(entry.options)) return std::make_shared<TextureImpl>(options.texture());
+  if (const auto* resnet = std::get_if<ResNetOptions>(&entry.options)) return std::make_shared<ResNetImpl>(*resnet);
+  auto transformer = std::get<VisionTransformerOptions>(entry.options);
+  return std::make_shared<VisionTransformerImpl>(transformer.features(options.features()));
 }
 
 }  // namespace smooseg::backbone

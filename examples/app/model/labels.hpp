@@ -1,0 +1,30 @@
+#pragma once
+
+// Labels by a model, as they are or after the dense CRF. All that computes them is compiled here, once.
+
+#include <torch/types.h>
+
+#include <cstdint>
+
+#include "settings/crf.hpp"
+#include "smooseg/segmenter.hpp"
+
+namespace smooseg::app {
+
+/// A model's labels of images, on its device. The model is in evaluation mode.
+/// @param images (B,3,H,W) float32, normalised. @return (B,out_height,out_width) int64.
+Tensor labels_of(SegmenterImpl& segmenter, const Tensor& images, int64_t out_height, int64_t out_width);
+
+/// What the CRF starts from: a model's logits as energies. The model is in evaluation mode.
+/// @param images (B,3,H,W) float32, normalised. @return (B,K,out_height,out_width) float32 on the CPU.
+Tensor crf_energies(SegmenterImpl& segmenter, const CrfSettings& settings, const Tensor& images, int64_t out_height,
+                    int64_t out_width);
+
+/// The labels that the CRF makes of energies.
+/// @param pictures (H,W,3) or (B,H,W,3) uint8. @param energies (K,H,W) or (B,K,H,W). @return (H,W) or (B,H,W) int64.
+Tensor crf_labels(const CrfSettings& settings, int64_t threads, const Tensor& pictures, const Tensor& energies);
+
+/// @throws c10::Error or std::invalid_argument for settings that do not go together.
+void check_crf(const CrfSettings& settings);
+
+}  // namespace smooseg::app
