@@ -51,6 +51,9 @@ smooseg_install_tools() {
     command -v ninja >/dev/null || echo ninja-build
     command -v pkg-config >/dev/null || echo pkg-config
     command -v curl >/dev/null || echo curl # fetches weights
+    if smooseg_on SMOOSEG_SANITIZE && [ "$(smooseg_compiler)" = clang++ ]; then
+      smooseg_not_installed libclang-rt-dev # Clang's sanitizers
+    fi
     smooseg_not_installed libeigen3-dev catch2 libbenchmark-dev libcli11-dev nlohmann-json3-dev libpng-dev libjpeg-dev \
       libxxhash-dev libssl-dev)
   smooseg_install "${packages[@]}"
