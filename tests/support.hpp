@@ -10,6 +10,8 @@
 #include <cmath>
 #include <exception>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 
 #include "catch.hpp"
@@ -63,6 +65,19 @@ class TempDir {
 
   std::filesystem::path path;
 };
+
+inline std::string content_of(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// Writes a file, with its folder where there is none. Returns its path.
+inline std::string write_content(const std::filesystem::path& path, const std::string& content) {
+  std::filesystem::create_directories(path.parent_path());
+  std::filesystem::remove(path);  // overwriting a file in place waits for the disk on some file systems
+  std::ofstream(path, std::ios::binary) << content;
+  return path.string();
+}
 
 /// Switches autocast on the CPU on or off until the end of the scope.
 class AutocastOnCpu {

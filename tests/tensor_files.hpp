@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
 #include <string>
 #include <vector>
@@ -17,18 +16,7 @@
 #include "catch.hpp"
 #include "smooseg/io/detail/crc32.hpp"
 #include "smooseg/io/safetensors.hpp"
-
-inline std::string content_of(const std::filesystem::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
-
-/// Returns the path.
-inline std::string write_content(const std::filesystem::path& path, const std::string& content) {
-  std::filesystem::remove(path);  // overwriting a file in place waits for the disk on some file systems
-  std::ofstream(path, std::ios::binary) << content;
-  return path.string();
-}
+#include "support.hpp"
 
 inline size_t files_in(const std::filesystem::path& folder) {
   const std::filesystem::directory_iterator files(folder);

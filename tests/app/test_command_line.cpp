@@ -23,9 +23,9 @@ TEST_CASE("options from TOML", "[command line]") {
     check_runs(train_arguments(dir.path / "model") + Words{"--overwrite", "--config", config} + more);
     return settings_of(dir.path / "model" / "last.safetensors");
   };
-  write_text(config,
-             "# a comment\n[train]\ntemperature = 0.2\ncrops = \"five\"\nmomentum = 0.9\nacross-threshold = "
-             "0.25\n[evaluate]\nflip = true\n");
+  write_content(config,
+                "# a comment\n[train]\ntemperature = 0.2\ncrops = \"five\"\nmomentum = 0.9\nacross-threshold = "
+                "0.25\n[evaluate]\nflip = true\n");
   CHECK(settings_with({}).at("temperature") == "0.2");
   const auto settings = settings_with({"--temperature", "0.3"});
   CHECK(settings.at("temperature") == "0.3");
@@ -34,7 +34,7 @@ TEST_CASE("options from TOML", "[command line]") {
   CHECK(settings.at("across-threshold") == "0.25");
 
   const auto refused = [&](const std::string& text, const std::string& error) {
-    write_text(config, text);
+    write_content(config, text);
     check_fails(train_arguments(dir.path / "model") + Words{"--config=" + config}, error, 2);
   };
   refused("[train]\ntemprature = 0.2\n", "run.toml: unknown key 'temprature' in [train]; known keys: ");
@@ -125,7 +125,7 @@ TEST_CASE("numbers that are none, or too large, are refused by the option's name
   }
   check_fails({"evaluate", "--model", "x", "--data", "y", "--crf-scale", "nan"}, "--crf-scale: ", 2);
   check_fails({"train", "--data", "x", "--out", "y", "--embed-dim", "99999999999999999999"}, "--embed-dim: ", 2);
-  write_text(config, "[train]\ntemperature = nan\n");
+  write_content(config, "[train]\ntemperature = nan\n");
   check_fails({"train", "--data", "x", "--out", "y", "--config", config}, "--temperature: ", 2);
 }
 

@@ -19,7 +19,7 @@ TEST_CASE("scores, panels and pictures of any size", "[evaluate][segment]") {
   const fs::path scored = dir.path / "scores";
   const Outcome o = check_runs({"evaluate", "--model", model, "--data", scenes().string(), "--out", scored.string(),
                                 "--resolution", "64", "--kmeans", "--flip", "--panels", "2"});
-  const auto scores = nlohmann::json::parse(text_of(scored / "scores.json"));
+  const auto scores = nlohmann::json::parse(content_of(scored / "scores.json"));
   CHECK(scores.at("images") == 3);
   for (const auto& s : {scores, scores.at("kmeans")}) {
     CHECK(s.at("accuracy").get<double>() > 0);
@@ -52,7 +52,7 @@ TEST_CASE("the dense CRF in evaluate and segment", "[evaluate][crf]") {
     check_runs(Words{"evaluate", "--model", model, "--data", scenes().string(), "--out", (dir.path / out).string(),
                      "--resolution", "64", "--panels", "1"} +
                more);
-    return nlohmann::json::parse(text_of(dir.path / out / "scores.json"));
+    return nlohmann::json::parse(content_of(dir.path / out / "scores.json"));
   };
   const auto plain = evaluate("plain", {}), with = evaluate("with", {"--crf", "--threads", "2"});
   CHECK(plain.at("crf") == false);
@@ -83,7 +83,7 @@ TEST_CASE("the dense CRF in evaluate and segment", "[evaluate][crf]") {
   }
   CHECK(iou({"--crf-tile", "40", "--crf-overlap", "4"}) != iou({"--crf-tile", "40", "--crf-overlap", "19"}));
 
-  write_text(dir.path / "crf.toml", "[evaluate]\ncrf = true\ncrf-iterations = 3\n[segment]\ncrf = true\n");
+  write_content(dir.path / "crf.toml", "[evaluate]\ncrf = true\ncrf-iterations = 3\n[segment]\ncrf = true\n");
   const auto from_file = evaluate("file", {"--config", (dir.path / "crf.toml").string()});
   CHECK(from_file.at("crf").at("crf-iterations") == 3);
   CHECK(from_file.at("crf").size() == 10);
@@ -97,7 +97,7 @@ TEST_CASE("the dense CRF in evaluate and segment", "[evaluate][crf]") {
     CHECK(file_count(dir.path / out) == 3 * 4);
     std::string all;
     for (const char* name : {"odd", "0000", "0002"})
-      all += text_of(dir.path / out / (name + std::string("_index.png")));
+      all += content_of(dir.path / out / (name + std::string("_index.png")));
     return all;
   };
   const std::string one = segment("one", {"--crf", "--threads", "1"});
@@ -146,7 +146,7 @@ TEST_CASE("bad models and pictures to segment", "[evaluate][bad input]") {
   check_fails({"segment", "--model", model_file().string(), picture, (dir.path / "other").string(), "--out",
                (dir.path / "out").string()},
               "its outputs would overwrite those of ");
-  write_text(dir.path / "scores.json", R"({"class_of_cluster": [0, 1], "class_colors": [[0,0,0],[1,1,1]]})");
+  write_content(dir.path / "scores.json", R"({"class_of_cluster": [0, 1], "class_colors": [[0,0,0],[1,1,1]]})");
   check_fails({"segment", "--model", model_file().string(), picture, "--out", (dir.path / "out").string(), "--scores",
                (dir.path / "scores.json").string()},
               "scores.json: expected scores of the model's ");
@@ -172,14 +172,14 @@ TEST_CASE("bad data", "[evaluate][bad input]") {
                  "--resolution", "64"},
                 error);
   };
-  const std::string good_label = text_of(label);
+  const std::string good_label = content_of(label);
 
   SECTION("a picture cut short") {
-    write_text(picture, text_of(picture).substr(0, 500));
+    write_content(picture, content_of(picture).substr(0, 500));
     check_fails(train_arguments(out, data), picture.filename().string());
   }
   SECTION("a picture of another format") {
-    write_text(picture, "GIF89a...");
+    write_content(picture, "GIF89a...");
     check_fails(train_arguments(out, data), picture.filename().string() + ": expected");
   }
   SECTION("picture and label of different sizes") {
@@ -195,7 +195,7 @@ TEST_CASE("bad data", "[evaluate][bad input]") {
     evaluate(label.filename().string() + ": expected the label map of ");
   }
   SECTION("one class") {
-    write_text(data / "classes.json", R"({"classes": ["all"]})");
+    write_content(data / "classes.json", R"({"classes": ["all"]})");
     check_fails(train_arguments(out, data), "classes.json");
   }
   SECTION("one picture") {

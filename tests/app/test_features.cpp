@@ -9,7 +9,6 @@
 #include <atomic>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -33,15 +32,6 @@ namespace {
 
 void pause(int64_t milliseconds) {
   std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
-}
-
-std::string bytes_of(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-void write_bytes(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
 }
 
 /// A backbone with patches of 8 pixels whose features are the mean colours times a weight; counts the crops that it
@@ -190,12 +180,12 @@ TEST_CASE("features are computed once and found again", "[feature cache]") {
     CHECK(changed.backbone.crops_seen == 64 + 22);
   }
   SECTION("files that are not of the cache do not matter") {
-    write_bytes(folder / "notes.txt", "mine");
-    write_bytes(whole_shard(folder).parent_path() / "other.safetensors", "not even one");
+    write_content(folder / "notes.txt", "mine");
+    write_content(whole_shard(folder).parent_path() / "other.safetensors", "not even one");
     Run run(dir.path / "data");
     CHECK(run.features(folder).equal(features));
     CHECK(run.backbone.crops_seen == 0);
-    CHECK(bytes_of(folder / "notes.txt") == "mine");
+    CHECK(content_of(folder / "notes.txt") == "mine");
   }
   SECTION("the files can be read by others") {
     const auto tensors = smooseg::io::read_safetensors(whole_shard(folder).string());
@@ -210,7 +200,7 @@ TEST_CASE("bad shards are noticed and made again", "[feature cache]") {
   const fs::path folder = dir.path / "cache";
   const Tensor features = Run(dir.path / "data").features(folder);
   const fs::path shard = whole_shard(folder);
-  const std::string good = bytes_of(shard);
+  const std::string good = content_of(shard);
   const auto check_recovers = [&](const std::string& problem) {
     INFO(problem);
     Run run(dir.path / "data");
@@ -220,23 +210,23 @@ TEST_CASE("bad shards are noticed and made again", "[feature cache]") {
     CHECK(run.said.find(shard.filename().string()) != std::string::npos);
     CHECK(run.said.find(problem) != std::string::npos);
     CHECK(run.said.find("; its features are computed again") != std::string::npos);
-    CHECK(bytes_of(shard) == good);
+    CHECK(content_of(shard) == good);
   };
 
   for (const std::size_t length :
        {std::size_t{0}, std::size_t{5}, std::size_t{100}, good.size() / 2, good.size() - 1}) {
     INFO("cut to " << length);
-    write_bytes(shard, good.substr(0, length));
+    write_content(shard, good.substr(0, length));
     check_recovers("");
   }
   for (const std::size_t at : {good.size() - 1, good.size() - 64 * 12 * 4, good.size() - 64 * 12 * 4 - 1}) {
     INFO("another byte at " << at);
     std::string damaged = good;
     damaged[at] = static_cast<char>(damaged[at] ^ 4);
-    write_bytes(shard, damaged);
+    write_content(shard, damaged);
     check_recovers("damaged: its features do not match their checksums");
   }
-  write_bytes(shard, "not a shard at all, but a text of some length");
+  write_content(shard, "not a shard at all, but a text of some length");
   check_recovers("");
   smooseg::io::write_safetensors(shard.string(), {{"features", torch::zeros({64, 3, 2, 2})}});
   check_recovers("not of this cache");
@@ -276,7 +266,7 @@ TEST_CASE("a killed run leaves a usable cache", "[feature cache]") {
         [&](const std::vector<int64_t>&) {
           cache->store(0, rows);
           const smooseg::io::AtomicFile unfinished(shards_in(folder).front().parent_path() / "next.safetensors");
-          write_bytes(unfinished.temporary_path(), "half a sha");
+          write_content(unfinished.temporary_path(), "half a sha");
           kill(getpid(), SIGKILL);
         },
         err);
@@ -302,13 +292,13 @@ TEST_CASE("an error while a cache is filled leaves it usable", "[feature cache]"
   const TempDir dir;
   Run::make_pictures(dir.path / "data");
   const fs::path folder = dir.path / "cache", picture = dir.path / "data" / "picture120.png";
-  const std::string whole = bytes_of(picture);
+  const std::string whole = content_of(picture);
   // In a crop of the second shard; and what is hashed is what is decoded.
-  write_bytes(picture, whole.substr(0, whole.size() / 2));
+  write_content(picture, whole.substr(0, whole.size() / 2));
   Run run(dir.path / "data");
   CHECK_ERROR(run.features(folder), "picture120.png: expected an intact PNG");
   CHECK(shards_in(folder).size() == 1);
-  write_bytes(picture, whole);
+  write_content(picture, whole);
   Run again(dir.path / "data");
   CHECK(again.features(folder).equal(again.expected()));
   CHECK(again.backbone.crops_seen == 150 - 64);
@@ -364,7 +354,7 @@ TEST_CASE("a cache that cannot be written says so before any work", "[feature ca
     CHECK(shards_in(dir.path / "cache").empty());
   }
   SECTION("no folder can be made") {
-    write_bytes(dir.path / "file", "");
+    write_content(dir.path / "file", "");
     CHECK_ERROR(run.features(dir.path / "file"), "cannot create the folder " + (dir.path / "file").string());
     CHECK_ERROR(run.features("/proc/cache"), "cannot create the folder /proc/cache");
     CHECK(run.backbone.crops_seen == 0);
@@ -450,7 +440,7 @@ TEST_CASE("only what is needed is computed", "[feature loader]") {
 TEST_CASE("errors in a worker name the file", "[feature loader]") {
   const TempDir dir;
   Run::make_pictures(dir.path / "data");
-  write_bytes(dir.path / "data" / "picture107.png", "GIF89a......");
+  write_content(dir.path / "data" / "picture107.png", "GIF89a......");
   for (const int64_t max_bytes : {0, 1 << 20}) {
     Run run(dir.path / "data");
     run.max_bytes = max_bytes;

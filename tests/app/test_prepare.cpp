@@ -57,7 +57,7 @@ TEST_CASE("a cache of features changes no bit", "[prepare][feature cache]") {
                     more);
     CHECK(e.status == 0);
     CHECK(e.err.find("to be written") == std::string::npos);
-    return nlohmann::json::parse(text_of(dir.path / out / "scores.json"));
+    return nlohmann::json::parse(content_of(dir.path / out / "scores.json"));
   };
   CHECK(scores("with", cached).at("kmeans") == scores("without", {}).at("kmeans"));
   check_fails(train_arguments(dir.path / "bad") + Words{"--cache", last("plain").string()},

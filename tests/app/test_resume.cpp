@@ -47,9 +47,9 @@ TEST_CASE("a model in the folder is not lost unasked", "[resume][bad input]") {
   const TempDir dir;
   const fs::path best = dir.path / "best.safetensors", last = dir.path / "last.safetensors";
   check_runs(train_arguments(dir.path));
-  const std::string before = text_of(best);
+  const std::string before = content_of(best);
   check_fails(train_arguments(dir.path), "--out: there is a model already, " + best.string());
-  CHECK(text_of(best) == before);
+  CHECK(content_of(best) == before);
   fs::remove(best);
   check_fails(train_arguments(dir.path), "--out: there is a model already, " + last.string());
   check_fails(train_arguments(dir.path) + Words{"--overwrite", "--resume"}, "--resume excludes --overwrite", 2);
@@ -94,7 +94,7 @@ TEST_CASE("a signal stops a training after its step, with a checkpoint", "[resum
   argv.push_back(nullptr);
   pid_t child = 0;
   REQUIRE(::posix_spawn(&child, kProgram, nullptr, nullptr, argv.data(), environ) == 0);
-  for (int i = 0; i < 6000 && text_of(log).empty(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  for (int i = 0; i < 6000 && content_of(log).empty(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   ::kill(child, signal);
   int ended = 0;
   REQUIRE(::waitpid(child, &ended, 0) == child);
@@ -117,18 +117,18 @@ TEST_CASE("a run does not go on with other pictures", "[resume]") {
   const std::vector<std::string> resume{"--resume", "--iterations", "6"};
   check_runs(train_arguments(dir.path / "out", data));
   const fs::path picture = first_file(data / "images" / "train");
-  const std::string whole = text_of(picture);
+  const std::string whole = content_of(picture);
   write_png(picture, torch::zeros({64, 80, 3}, torch::kUInt8));
   check_fails(train_arguments(dir.path / "out", data) + resume,
               "last.safetensors: cannot resume with other pictures: those of " + data.string());
-  write_text(picture, whole);
+  write_content(picture, whole);
   fs::rename(data, dir.path / "moved");  // only the contents count
   check_runs(train_arguments(dir.path / "out", dir.path / "moved") + resume);
 }
 
 TEST_CASE("output folders that cannot be written", "[resume][bad input]") {
   const TempDir dir;
-  write_text(dir.path / "file", "not a folder");
+  write_content(dir.path / "file", "not a folder");
   check_fails(train_arguments(dir.path / "file" / "out"), "--out: cannot create the folder ");
   check_fails({"segment", "--model", model_file().string(), "--out", (dir.path / "file").string(),
                first_file(scenes() / "images" / "test")},
@@ -136,7 +136,7 @@ TEST_CASE("output folders that cannot be written", "[resume][bad input]") {
 
   // A limit on the size of files does what a full disk does, in the middle of a checkpoint.
   check_runs(train_arguments(dir.path / "out"));
-  const std::string before = text_of(dir.path / "out" / "last.safetensors");
+  const std::string before = content_of(dir.path / "out" / "last.safetensors");
   rlimit old{};
   getrlimit(RLIMIT_FSIZE, &old);
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
@@ -147,6 +147,6 @@ TEST_CASE("output folders that cannot be written", "[resume][bad input]") {
   std::signal(SIGXFSZ, handler);
   CHECK(o.status == 1);
   CHECK(o.err.find("last.safetensors: cannot write: ") != std::string::npos);
-  CHECK(text_of(dir.path / "out" / "last.safetensors") == before);
+  CHECK(content_of(dir.path / "out" / "last.safetensors") == before);
   for (const auto& entry : fs::directory_iterator(dir.path / "out")) CHECK(entry.path().extension() != ".tmp");
 }

@@ -3,7 +3,6 @@
 #include <atomic>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -27,15 +26,6 @@ namespace {
 
 void pause(int64_t milliseconds) {
   std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
-}
-
-std::string bytes_of(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-void write_bytes(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
 }
 
 }  // namespace
@@ -115,9 +105,9 @@ TEST_CASE("hashes", "[hash]") {
   CHECK(hash_of("abc").hex() == "06b05ab6733a618578af5f94892f3950");
   const TempDir dir;
   const std::string long_text(1000003, 'x');
-  write_bytes(dir.path / "file", long_text);
+  write_content(dir.path / "file", long_text);
   CHECK(hash_of_file(dir.path / "file") == hash_of(long_text));
-  write_bytes(dir.path / "file", "");
+  write_content(dir.path / "file", "");
   CHECK(hash_of_file(dir.path / "file") == hash_of(""));
   CHECK_ERROR(hash_of_file(dir.path / "none"), "none: cannot read: No such file or directory");
   CHECK_ERROR(hash_of_file(dir.path), ": cannot read: ");
@@ -126,7 +116,7 @@ TEST_CASE("hashes", "[hash]") {
 TEST_CASE("the SHA-256 of a file: the standard's examples", "[hash]") {
   const TempDir dir;
   const auto digest_of = [&](const std::string& content) {
-    write_bytes(dir.path / "file", content);
+    write_content(dir.path / "file", content);
     return sha256_of(dir.path / "file");
   };
   CHECK(digest_of("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
@@ -214,7 +204,7 @@ TEST_CASE("a profile adds up, and its trace is one", "[profiler]") {
   CHECK(rows.count("failed") == 0);
 
   profiler.write_trace(dir.path / "trace.json");
-  const auto trace = nlohmann::json::parse(bytes_of(dir.path / "trace.json"));
+  const auto trace = nlohmann::json::parse(content_of(dir.path / "trace.json"));
   std::map<std::string, double> durations;
   std::map<int, std::string> threads;
   double end_of_main = 0;

@@ -84,7 +84,7 @@ TEST_CASE("a profile of the training", "[train]") {
   INFO(o.err << o.out);
   REQUIRE(o.status == 0);
   std::map<std::string, int> counts;
-  const auto trace = nlohmann::json::parse(text_of(dir.path / "out" / "trace.json"));
+  const auto trace = nlohmann::json::parse(content_of(dir.path / "out" / "trace.json"));
   for (const auto& event : trace.at("traceEvents")) ++counts[event.at("name").get<std::string>()];
   for (const char* part : {"projector", "predictor", "loss", "backward", "optimiser", "gather"}) {
     INFO(part);
@@ -126,7 +126,7 @@ TEST_CASE("the best step by labels, when asked for", "[train]") {
   const Words by_labels{"--select", "labels", "--validate-every", "2", "--validation-resolution", "64"};
   check_fails(train_arguments(out) + by_labels, "expected this folder with the pictures of 'val'");
   check_runs(train_arguments(out) + by_labels + Words{"--validation-split", "test"});
-  CHECK(text_of(out / "log.jsonl").find("\"miou\"") != std::string::npos);
+  CHECK(content_of(out / "log.jsonl").find("\"miou\"") != std::string::npos);
   CHECK(fs::exists(out / "best.safetensors"));
   for (const auto& entry : fs::directory_iterator(out)) CHECK(entry.path().extension() != ".tmp");
 }
@@ -168,11 +168,11 @@ TEST_CASE("precision of the backbone", "[train]") {
   const auto accuracy = [&](const std::string& model, const std::string& precision) {
     check_runs({"evaluate", "--model", (dir.path / model / "best.safetensors").string(), "--data", scenes().string(),
                 "--resolution", "64", "--out", (dir.path / "scored").string(), "--precision", precision});
-    return nlohmann::json::parse(text_of(dir.path / "scored" / "scores.json")).at("accuracy").get<double>();
+    return nlohmann::json::parse(content_of(dir.path / "scored" / "scores.json")).at("accuracy").get<double>();
   };
   CHECK(std::abs(accuracy("float32", "bfloat16") - accuracy("float32", "float32")) < 0.02);
   // Validation sees the features that training sees.
-  const std::string log = text_of(dir.path / "bfloat16" / "log.jsonl");
+  const std::string log = content_of(dir.path / "bfloat16" / "log.jsonl");
   const auto validated = nlohmann::json::parse(log.substr(log.rfind("\n", log.size() - 2) + 1)).at("accuracy");
   CHECK(validated == accuracy("bfloat16", "bfloat16"));
 
@@ -188,7 +188,7 @@ TEST_CASE("precision of the backbone", "[train]") {
 TEST_CASE("pictures of other formats are counted", "[train]") {
   const TempDir dir;
   const fs::path data = copy_of_scenes(dir.path);
-  write_text(data / "images" / "train" / "other.webp", "RIFF");
+  write_content(data / "images" / "train" / "other.webp", "RIFF");
   for (const Words& arguments : {train_arguments(dir.path / "out", data) + Words{"--iterations", "1"},
                                  Words{"segment", "--model", model_file().string(), "--out", (dir.path / "s").string(),
                                        (data / "images" / "train").string()}}) {

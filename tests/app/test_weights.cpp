@@ -43,7 +43,7 @@ struct Mirror {
   /// Puts a file where a backbone's weights are published. @return its path.
   fs::path publish(const std::string& name, const std::string& content) const {
     const fs::path path = server / smooseg::backbone::find(name).weights.path;
-    write_text(path, content);
+    write_content(path, content);
     return path;
   }
 };
@@ -53,7 +53,7 @@ std::string weights_text() {
   const TempDir dir;
   const std::string path = (dir.path / "x").string();
   io::write_safetensors(path, {{"cls_token", torch::arange(5000)}});
-  return text_of(path);
+  return content_of(path);
 }
 
 /// The backbone's state with random values, written under a naming ("" for ours) and a prefix.
@@ -92,7 +92,7 @@ TEST_CASE("weights are fetched once, under their name when they are whole", "[we
   CHECK(got.out == target.string() + "\n");
   CHECK(got.err.find("licence Apache-2.0") != std::string::npos);
   CHECK(got.err.find("SHA-256 " + sha256_of(published) + " (none is published to compare with)") != std::string::npos);
-  CHECK(text_of(target) == content);
+  CHECK(content_of(target) == content);
   CHECK(files_in(mirror.folder) == 1);
   CHECK(run_program({"weights", "list"}).out.find(target.string()) != std::string::npos);
 
@@ -114,14 +114,14 @@ TEST_CASE("a download that was cut off goes on, or starts anew", "[weights]") {
   const fs::path target = mirror.folder / "dino_deitsmall16_pretrain.pth", part = target.string() + ".part";
   for (const std::string& begun : {content.substr(0, 1000), content, content + "more than there is", std::string()}) {
     INFO(begun.size() << " of " << content.size() << " bytes");
-    write_text(part, begun);
+    write_content(part, begun);
     check_runs({"weights", "get", "dino_vits16"});
-    CHECK(text_of(target) == content);
+    CHECK(content_of(target) == content);
     CHECK_FALSE(fs::exists(part));
     fs::remove(target);
   }
   // Of another file: what came of it is not kept.
-  write_text(part, "<html>" + content.substr(6, 500));
+  write_content(part, "<html>" + content.substr(6, 500));
   check_fails({"weights", "get", "dino_vits16"}, "what came is not the published file");
   CHECK(files_in(mirror.folder) == 0);
   check_runs({"weights", "get", "dino_vits16"});
@@ -130,17 +130,17 @@ TEST_CASE("a download that was cut off goes on, or starts anew", "[weights]") {
   fs::remove(target);
   const fs::path published = mirror.server / smooseg::backbone::find("dino_vits16").weights.path;
   fs::remove(published);
-  write_text(part, content.substr(0, 1000));
+  write_content(part, content.substr(0, 1000));
   check_fails({"weights", "get", "dino_vits16"}, "what came so far is kept for another try: " + part.string());
-  CHECK(text_of(part) == content.substr(0, 1000));
-  write_text(part, content);
+  CHECK(content_of(part) == content.substr(0, 1000));
+  write_content(part, content);
   check_runs({"weights", "get", "dino_vits16"});
-  CHECK(text_of(target) == content);
-  write_text(published, content);
+  CHECK(content_of(target) == content);
+  write_content(published, content);
 
   // Two at once.
   fs::remove(target);
-  write_text(part, "");
+  write_content(part, "");
   auto lock = std::make_unique<FileLock>(part);
   check_fails({"weights", "get", "dino_vits16"}, "another download of it is under way");
   lock.reset();
@@ -161,11 +161,11 @@ TEST_CASE("weights that are not the published ones are refused", "[weights]") {
   // The right one has its name; one of another size in its place is noticed before it is loaded.
   smooseg::backbone::RegistryEntry entry = smooseg::backbone::find("dinov2_vits14");
   const std::string content = weights_text();
-  write_text(vits14, content);
+  write_content(vits14, content);
   entry.weights.bytes = static_cast<int64_t>(content.size());
   entry.weights.sha256 = sha256_of(vits14);
   std::ostringstream err;
-  CHECK(text_of(download_weights(entry, mirror.folder, err)) == content);
+  CHECK(content_of(download_weights(entry, mirror.folder, err)) == content);
   CHECK(err.str().find("SHA-256 as expected") != std::string::npos);
   const std::string size = std::to_string(content.size());
   for (const auto& arguments : {std::vector<std::string>{"weights", "get", "dinov2_vits14"},
@@ -200,7 +200,7 @@ TEST_CASE("without a network or curl, what to fetch and where to put it is said"
     const ScopedVariable no_programs("PATH", mirror.dir.path.string());
     check_says_how(get, "the program curl is not installed");
   }
-  write_text(mirror.dir.path / "file", "");
+  write_content(mirror.dir.path / "file", "");
   const fs::path below = mirror.dir.path / "file" / "below";
   check_fails(get + std::vector<std::string>{"--folder", below.string()}, "cannot create the folder " + below.string());
   check_fails({"weights", "get"}, "expected the name of a backbone");
@@ -217,9 +217,9 @@ TEST_CASE("weights are found in their folder, else where torch.hub keeps them", 
   const fs::path own = dir.path / "own" / "x.pth", hubs = dir.path / "torch" / "hub" / "checkpoints" / "x.pth";
   const auto find = [&] { return find_weights(weights, dir.path / "own"); };
   CHECK_FALSE(find());
-  write_text(hubs, "12345");
+  write_content(hubs, "12345");
   CHECK(find() == hubs);
-  write_text(own, "123");
+  write_content(own, "123");
   CHECK(find() == own);  // of unknown size: any will do
 
   weights.bytes = 3;
@@ -235,7 +235,7 @@ TEST_CASE("weights are found in their folder, else where torch.hub keeps them", 
   {
     const ScopedVariable none("TORCH_HOME", ""), cache("XDG_CACHE_HOME", (dir.path / "cache").string());
     const fs::path by_default = dir.path / "cache" / "torch" / "hub" / "checkpoints" / "x.pth";
-    write_text(by_default, "1234");
+    write_content(by_default, "1234");
     CHECK(find() == by_default);
   }
 }

@@ -112,7 +112,7 @@ class Lattice {
  private:
   // A vertex's key is its remainder plus, for coordinates 1 to d, their integer part times a unit, modulo 2^64.
   struct KeyUnits {
-    std::uint64_t of[kCorners] = {};  // [0] stays 0: coordinates sum to 0
+    smooseg::detail::Array<std::uint64_t, kCorners> of = {};  // [0] stays 0: coordinates sum to 0
   };
   static constexpr int kRemainderBits = d < 2 ? 1 : d < 4 ? 2 : d < 8 ? 3 : d < 16 ? 4 : 5;
 
@@ -121,7 +121,7 @@ class Lattice {
   static KeyUnits key_units(const Eigen::Ref<const Features>& features) {
     constexpr std::uint64_t kMultiplier = 0xd1342543de82ef95;  // Steele and Vigna, 2022
     constexpr double kMargin = 12;  // on either side rounding, a vertex of the simplex and its neighbour may be one off
-    double count[kCorners];
+    smooseg::detail::Array<double, kCorners> count;
     double keys = 1 << kRemainderBits, spread = 0;  // of the sum of the scaled features after the coordinate
     for (int j = d; j >= 1; --j) {
       const auto feature = features.col(j - 1);
@@ -143,7 +143,8 @@ class Lattice {
   void find_corners(const Eigen::Ref<const Features>& features, const KeyUnits& unit, smooseg::detail::Isa isa,
                     VertexTable& table) {
     corners_.reserve(points_ * kCorners);
-    Scalar scale[d], block[d][kBlock] = {};
+    smooseg::detail::Array<Scalar, d> scale;
+    smooseg::detail::Array<Scalar[kBlock], d> block = {};
     for (int j = 0; j < d; ++j) scale[j] = feature_scale<d, Scalar>(j + 1);
     Simplices<d, Scalar> simplices;
     for (std::size_t begin = 0; begin < points_; begin += kBlock) {
@@ -153,8 +154,9 @@ class Lattice {
       smooseg::detail::run_kernel<EmbedKernel<d>>(isa, static_cast<const Scalar(*)[kBlock]>(block),
                                                   static_cast<const Scalar*>(scale), &simplices);
       for (std::size_t i = 0; i < size; ++i) {
-        std::uint64_t key = 0, step[kCorners];
-        Scalar rest[kCorners];
+        std::uint64_t key = 0;
+        smooseg::detail::Array<std::uint64_t, kCorners> step;
+        smooseg::detail::Array<Scalar, kCorners> rest;
         for (int j = 0; j <= d; ++j) {
           const std::int32_t rank = simplices.rank[j][i];
           rest[rank] = simplices.rest[j][i];

@@ -72,8 +72,8 @@ struct Link {
 /// The chains of vertices along each axis, and one more step, which is read but not taken. Vertices without a neighbour,
 /// which a blur leaves as they are, are left out.
 template <int d, class Scalar>
-std::array<std::vector<Link>, d + 1> chains_of(const Lattice<d, Scalar>& lattice) {
-  std::array<std::vector<Link>, d + 1> chains;
+std::array<std::vector<Link>, std::size_t{d} + 1> chains_of(const Lattice<d, Scalar>& lattice) {
+  std::array<std::vector<Link>, std::size_t{d} + 1> chains;
   std::vector<std::uint32_t> heads(lattice.vertices() + 1);
   for (int axis = 0; axis <= d; ++axis) {
     std::vector<Link>& links = chains[static_cast<std::size_t>(axis)];

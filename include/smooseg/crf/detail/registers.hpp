@@ -11,13 +11,14 @@
 
 namespace smooseg::crf::detail {
 
+using smooseg::detail::Array;
 using smooseg::detail::Isa;
 using smooseg::detail::Wide;
 
 /// `parts` vectors of `lanes` numbers each.
 template <class Scalar, int lanes, int parts>
 struct Registers {
-  Wide<Scalar, lanes> part[parts] = {};
+  Array<Wide<Scalar, lanes>, parts> part = {};
 
   SMOOSEG_INLINE void load(const Scalar* from) {
     SMOOSEG_UNROLL

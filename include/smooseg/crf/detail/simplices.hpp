@@ -14,9 +14,11 @@ namespace smooseg::crf::detail {
 template <int d, class Scalar>
 struct Simplices {
   static constexpr int kPoints = 64;
-  std::int32_t cell[d + 1][kPoints];  ///< the coordinates of the simplex's vertex of remainder 0, over d + 1
-  std::int32_t rank[d + 1][kPoints];  ///< of each coordinate of the point relative to that vertex, 0 for the largest
-  Scalar rest[d + 1][kPoints];        ///< these coordinates, over d + 1
+  template <class T>
+  using Table = smooseg::detail::Array<smooseg::detail::Array<T, kPoints>, d + 1>;
+  Table<std::int32_t> cell;  ///< the coordinates of the simplex's vertex of remainder 0, over d + 1
+  Table<std::int32_t> rank;  ///< of each coordinate of the point relative to that vertex, 0 for the largest
+  Table<Scalar> rest;        ///< these coordinates, over d + 1
 };
 
 /// What feature j (from 1 on) is multiplied by as points are mapped into the hyperplane. Rounded as the published
@@ -35,8 +37,8 @@ struct EmbedKernel {
                                  Simplices<d, Scalar>* s) {
     constexpr int kPoints = Simplices<d, Scalar>::kPoints;
     constexpr Scalar kInverse = 1 / Scalar(d + 1);
-    Scalar sum[kPoints] = {};
-    std::int32_t excess[kPoints] = {};
+    smooseg::detail::Array<Scalar, kPoints> sum = {};
+    smooseg::detail::Array<std::int32_t, kPoints> excess = {};
     // Coordinate j is the sum of the scaled features after j, less j times feature j.
     for (int j = d; j >= 0; --j) {
       for (int i = 0; i < kPoints; ++i) {

@@ -139,14 +139,15 @@ class BFloat16Attention {
   template <int rows, int vectors>
   SMOOSEG_INLINE_BFLOAT16 static void tile(int64_t reduced, Rows<const uint32_t> left, Rows<uint32_t> right,
                                            Rows<float> out) {
-    __m512 sums[rows][vectors];
+    constexpr auto kRows = std::size_t{rows}, kVectors = std::size_t{vectors};
+    __m512 sums[kRows][kVectors];
     SMOOSEG_UNROLL
     for (int m = 0; m < rows; ++m) {
       SMOOSEG_UNROLL
       for (int v = 0; v < vectors; ++v) sums[m][v] = _mm512_setzero_ps();
     }
     for (int64_t r = 0; r < reduced; ++r) {
-      __m512i x[vectors];
+      __m512i x[kVectors];
       SMOOSEG_UNROLL
       for (int v = 0; v < vectors; ++v) x[v] = _mm512_loadu_si512(right[r] + v * kLanes);
       SMOOSEG_UNROLL

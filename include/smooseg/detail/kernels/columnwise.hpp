@@ -34,7 +34,7 @@ struct ColumnDots {
   template <class W, int64_t vectors, class T>
   SMOOSEG_INLINE static void panel(int64_t channels, int64_t j, Rows<const T> x, Rows<const T> y, T* out) {
     constexpr int64_t kVector = sizeof(W) / sizeof(T);
-    W sums[vectors] = {};
+    Array<W, vectors> sums = {};
     for (int64_t c = 0; c < channels; ++c) {
       SMOOSEG_UNROLL
       for (int64_t v = 0; v < vectors; ++v) {

@@ -104,7 +104,7 @@ SMOOSEG_INLINE void exponential(Wide<float, lanes>& x) {
 }
 template <int lanes>
 SMOOSEG_INLINE void exponential(Wide<double, lanes>& x) {
-  double lane[lanes];
+  Array<double, lanes> lane;
   store(lane, x);
   for (double& value : lane) value = value < kLeastExponent ? 0 : std::exp(value);
   load(x, lane);

@@ -85,7 +85,7 @@ struct RowProduct {
   SMOOSEG_INLINE static void tile(int64_t reduced, Rows<const T> left, Rows<const T> right, Rows<T> out, bool add,
                                   bool fetch) {
     constexpr int64_t kVector = sizeof(W) / sizeof(T), kAhead = 32;
-    W sums[rows][vectors] = {};
+    Array<Array<W, vectors>, rows> sums = {};
     if (add) {
       SMOOSEG_UNROLL
       for (int64_t m = 0; m < rows; ++m) {
@@ -94,7 +94,7 @@ struct RowProduct {
       }
     }
     for (int64_t r = 0; r < reduced; ++r) {
-      W x[vectors];
+      Array<W, vectors> x;
       SMOOSEG_UNROLL
       for (int64_t v = 0; v < vectors; ++v) load(x[v], right[r] + v * kVector);
       if (fetch) {
@@ -161,9 +161,9 @@ struct DotProduct {
   SMOOSEG_INLINE static void tile(int64_t begin, int64_t end, Rows<const T> left, Rows<const T> right, Rows<T> out,
                                   bool add_to_out) {
     constexpr int64_t kVector = sizeof(W) / sizeof(T);
-    W sums[rows][columns] = {};
+    Array<Array<W, columns>, rows> sums = {};
     const auto add = [&](int64_t r, const W* mask) SMOOSEG_INLINE_LAMBDA {
-      W x[columns];
+      Array<W, columns> x;
       SMOOSEG_UNROLL
       for (int64_t c = 0; c < columns; ++c) load(x[c], right[c] + r);
       SMOOSEG_UNROLL

@@ -63,6 +63,10 @@ struct WideType {
 template <class T, int lanes>
 using Wide = typename WideType<T, lanes>::type;
 
+/// T[n], for an n that is an int as the loops over it are.
+template <class T, int n>
+using Array = T[static_cast<std::size_t>(n)];
+
 // By reference: how a vector is passed by value depends on the caller's flags. Memory need not be aligned.
 template <class W, class T>
 SMOOSEG_INLINE void load(W& value, const T* from) {
