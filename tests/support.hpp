@@ -7,12 +7,14 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <exception>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <thread>
 
 #include "catch.hpp"
 #include "smooseg/io/load.hpp"
@@ -77,6 +79,10 @@ inline std::string write_content(const std::filesystem::path& path, const std::s
   std::filesystem::remove(path);  // overwriting a file in place waits for the disk on some file systems
   std::ofstream(path, std::ios::binary) << content;
   return path.string();
+}
+
+inline void pause(int64_t milliseconds) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
 }
 
 /// Switches autocast on the CPU on or off until the end of the scope.

@@ -30,10 +30,6 @@ using smooseg::Tensor;
 
 namespace {
 
-void pause(int64_t milliseconds) {
-  std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
-}
-
 /// A backbone with patches of 8 pixels whose features are the mean colours times a weight; counts the crops that it
 /// sees.
 class MeanColor : public smooseg::backbone::Backbone {

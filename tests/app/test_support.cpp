@@ -22,14 +22,6 @@
 namespace fs = std::filesystem;
 using namespace smooseg::app;
 
-namespace {
-
-void pause(int64_t milliseconds) {
-  std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
-}
-
-}  // namespace
-
 TEST_CASE("a pipeline hands items out in order, whatever the number of workers", "[pipeline]") {
   for (const int workers : {1, 2, 3, 8}) {
     for (const int64_t ahead : {1, 2, 5}) {
