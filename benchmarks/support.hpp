@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "peak_memory.hpp"
+#include "smooseg/memory.hpp"
 
 namespace bench {
 
@@ -58,6 +59,7 @@ void measure(benchmark::State& state, const Work& work, const Step& step) {
 /// A benchmark's main(): `add` registers what there is to run, now that the device is known.
 template <class Add>
 int run(int argc, char** argv, const Add& add) {
+  smooseg::keep_freed_memory();  // as the program does
   at::set_num_threads(static_cast<int>(std::thread::hardware_concurrency()));
   try {
     constexpr const char* kDevice = "--device=";

@@ -11,6 +11,7 @@
 #include "smooseg/io/load.hpp"
 #include "smooseg/io/names.hpp"
 #include "smooseg/loss.hpp"
+#include "smooseg/memory.hpp"
 #include "smooseg/metrics/confusion.hpp"
 #include "smooseg/metrics/hungarian.hpp"
 #include "smooseg/metrics/scores.hpp"

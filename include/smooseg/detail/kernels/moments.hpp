@@ -42,7 +42,9 @@ struct MomentsKernel {
     // The normalisation goes to the small side, and 1/|x| as one more row of it gives the sum of x.
     for (int64_t k = 0; k < classes; ++k) labels[k] = scaled_row<isa>(n, a[k], x_scale, a_scale, scratch[k]);
     std::copy(x_scale, x_scale + n, scratch[classes]);
-    DotProduct::add_block<isa>(classes + 1, 0, n, channels, {scratch.data, scratch.stride}, x, product, false);
+    const T* const no_scale = nullptr;
+    run_kernel<DotProduct, isa>(classes + 1, n, channels, Rows<const T>{scratch.data, scratch.stride}, x, no_scale,
+                                product, false);
   }
 
  private:

@@ -135,6 +135,7 @@ struct DotProduct {
     }
   }
 
+ private:
   /// The part from begin to end of the reduced side, added to `out` or put there.
   template <Isa isa, class T>
   SMOOSEG_INLINE static void add_block(int64_t m, int64_t begin, int64_t end, int64_t n, Rows<const T> left,
@@ -146,7 +147,6 @@ struct DotProduct {
     for (; j < n; ++j) panel<W, 1>(m, begin, end, j, left, right, out, add);
   }
 
- private:
   template <class W, int64_t columns, class T>
   SMOOSEG_INLINE static void panel(int64_t m_count, int64_t begin, int64_t end, int64_t j, Rows<const T> left,
                                    Rows<const T> right, Rows<T> out, bool add) {
