@@ -14,6 +14,7 @@
 #include "smooseg/detail/autograd/unit_vectors.hpp"
 #include "smooseg/detail/kernels/moments.hpp"
 #include "smooseg/detail/kernels/products.hpp"
+#include "smooseg/detail/kernels/widen.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::detail {
@@ -102,10 +103,11 @@ struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
       }
       grad_gf = at::cat({grad_g, grad_f.unsqueeze(1)}, 1);
     }
-    std::vector<Tensor> x_parts, a_parts;
+    std::vector<Tensor> x_parts;
+    Tensor grad_a = wants_a ? torch::empty_like(a, at::MemoryFormat::Contiguous) : Tensor();
     const auto add_part = [&](int64_t first, const Tensor& part) {
       const auto here = [&](const Tensor& t) { return t.narrow(2, first, part.size(2)); };
-      if (wants_a) a_parts.push_back(batched_product(grad_g, part, here(x_scale)));
+      if (wants_a) batched_product(grad_g, part, here(x_scale), here(grad_a), /*add=*/false);
       if (!wants_x) return;
       const Tensor right = at::cat({here(a) * here(a_scale), torch::ones_like(here(x_scale))}, 1);
       Tensor grad = batched_product(grad_gf.transpose(1, 2), right);
@@ -113,15 +115,12 @@ struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
       x_parts.push_back(grad.to(x.scalar_type()));
     };
     for_each_part(x, a.scalar_type(), context->saved_data["block_bytes"].toInt(), add_part);
-    const auto together = [](const std::vector<Tensor>& parts) {
-      return parts.empty() ? Tensor() : parts.size() == 1 ? parts[0] : at::cat(parts, 2);
-    };
-    Tensor grad_a = together(a_parts);
     if (wants_a) {
       const Tensor of_sums = grad_s.unsqueeze(2);
       grad_a = labels_eps >= 0 ? column_unit_backward(a, a_scale, labels_eps, grad_a, of_sums) : grad_a.add_(of_sums);
     }
-    return {together(x_parts), grad_a, Tensor(), Tensor()};
+    const Tensor grad_x = x_parts.empty() ? Tensor() : x_parts.size() == 1 ? x_parts[0] : at::cat(x_parts, 2);
+    return {grad_x, grad_a, Tensor(), Tensor()};
   }
 
  private:
@@ -155,7 +154,7 @@ struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
     const int64_t patch_bytes = x.size(0) * x.size(1) * static_cast<int64_t>(c10::elementSize(dtype));
     const int64_t patches = std::max<int64_t>(1, bytes / patch_bytes);
     for (int64_t first = 0; first < x.size(2); first += patches) {
-      f(first, x.narrow(2, first, std::min(patches, x.size(2) - first)).to(dtype));
+      f(first, widened(x.narrow(2, first, std::min(patches, x.size(2) - first)), dtype));
     }
   }
 };

@@ -131,7 +131,8 @@ inline PatchMoments joined(const std::vector<PatchMoments>& parts) {
   std::vector<Tensor> x_scales, a_scales;
   for (const PatchMoments& part : parts) {
     if (&part != &parts.front()) {
-      result.product += part.product;
+      const Tensor one = torch::ones({1, 1, 1}, part.product.options());
+      batched_product(one, part.product.view({1, 1, -1}), {}, result.product.view({1, 1, -1}));  // added
       result.labels += part.labels;
     }
     x_scales.push_back(part.x_scale);

@@ -198,12 +198,13 @@ struct DotProduct {
 /// left (B,M,R), or (1,M,R) for all of the batch, times right (B,R,N); column n of the result times scale (B,1,N),
 /// where one is given. Either the rows of `right` are contiguous or its columns are; else it is copied.
 /// Records no gradients.
-/// @param sum where it is given, contiguous (B,M,N) to which the product is added, and which is returned.
-/// @return (B,M,N), contiguous.
-inline Tensor batched_product(Tensor left, Tensor right, const Tensor& scale = {}, Tensor sum = {}) {
+/// @param sum where it is given, (B,M,N) with contiguous rows, to which the product is added (then without a scale), or
+///   which gets the product if not `add`. It is returned.
+/// @return (B,M,N), contiguous unless it is `sum`.
+inline Tensor batched_product(Tensor left, Tensor right, const Tensor& scale = {}, Tensor sum = {}, bool add = true) {
   if (!has_kernels(left) || !has_kernels(right)) {
-    const Tensor product = at::matmul(left, right);
-    return sum.defined() ? sum.add_(product) : scale.defined() ? product * scale : product;
+    const Tensor product = at::matmul(left, right), scaled = scale.defined() ? product * scale : product;
+    return !sum.defined() ? scaled : add ? sum.add_(scaled) : sum.copy_(scaled);
   }
   const bool columns_contiguous = right.stride(1) == 1 && (right.size(2) == 1 || right.stride(2) != 1);
   if (!has_contiguous_rows(left)) left = left.contiguous();
@@ -223,7 +224,7 @@ inline Tensor batched_product(Tensor left, Tensor right, const Tensor& scale = {
         run_kernel<Kernel>(machine_isa(), m, reduced, count, rows_of<const T>(left, b),
                            columns_contiguous ? x.at(first, 0) : x.at(0, first),
                            factor == nullptr ? factor : factor + b * n + first, rows_of<T>(out, b, first),
-                           sum.defined());
+                           sum.defined() && add);
       });
     };
     if (columns_contiguous) {
