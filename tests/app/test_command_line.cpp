@@ -33,17 +33,34 @@ TEST_CASE("options from TOML", "[command line]") {
   CHECK(settings.at("crops") == "five");
   CHECK(settings.at("across-threshold") == "0.25");
 
+  write_content(config,
+                "\xEF\xBB\xBF[train] # a comment\r\nseed = 1_0 # another\r\ntemperature = 0.2_5\nmomentum = 0.9# one\n"
+                "  # a last one\n\n[evaluate]# none\n");
+  const auto plain = settings_with({});
+  CHECK(plain.at("seed") == "10");
+  CHECK(plain.at("temperature") == "0.25");
+  CHECK(plain.at("momentum") == "0.9");
+
   const auto refused = [&](const std::string& text, const std::string& error) {
     write_content(config, text);
     check_fails(train_arguments(dir.path / "model") + Words{"--config=" + config}, error, 2);
   };
-  refused("[train]\ntemprature = 0.2\n", "run.toml: unknown key 'temprature' in [train]; known keys: ");
+  refused("[train]\ntemprature = 0.2\n",
+          "run.toml: unknown key 'temprature' in [train]; did you mean 'temperature'?; known keys: ");
+  refused("[train]\nxyzxyzxyz = 0.2\n", "run.toml: unknown key 'xyzxyzxyz' in [train]; known keys: ");
+  refused("[train]\nconfig = 'other.toml'\n", "run.toml: unknown key 'config' in [train]");
+  refused("[train]\nhelp = true\n", "run.toml: unknown key 'help' in [train]");
+  refused("# one\n[train\nmomentum = 0.2\n", "run.toml, line 2: expected [SECTION] or KEY = VALUE, found '[train'");
+  refused("[train]\nmomentum 0.2\n", "run.toml, line 2: expected [SECTION] or KEY = VALUE, found 'momentum 0.2'");
   refused("[trian]\nmomentum = 0.2\n", "run.toml: unknown section [trian]");
   refused("[train]\nmomentum = [0.2, 0.3]\n", "run.toml: expected one value for 'momentum' in [train], found 2");
   refused("momentum = 0.2\n", "run.toml: 'momentum' is in no section");
   refused("[train]\ntemperature = \"hot\"\n", "--temperature");
   refused("[train]\ncentering = \"column\"\n", "--centering");
   check_fails({"train", "--config", (dir.path / "none.toml").string()}, "none.toml: cannot read", 2);
+  check_fails({"train", "--config", dir.path.string()}, dir.path.string() + ": expected a configuration file, found a ",
+              2);
+  check_fails({"train", "--config", "/dev/null"}, "/dev/null: expected a configuration file, found something else", 2);
 }
 
 TEST_CASE("every shipped configuration is understood", "[command line]") {
@@ -125,6 +142,12 @@ TEST_CASE("numbers that are none, or too large, are refused by the option's name
   }
   check_fails({"evaluate", "--model", "x", "--data", "y", "--crf-scale", "nan"}, "--crf-scale: ", 2);
   check_fails({"train", "--data", "x", "--out", "y", "--embed-dim", "99999999999999999999"}, "--embed-dim: ", 2);
+  for (const char* seed : {"-1", "18446744073709551616", "1.5", "one"}) {
+    check_fails({"train", "--data", "x", "--out", "y", std::string("--seed=") + seed}, "--seed: expected a ", 2);
+  }
+  check_fails({"train", "--data", "x", "--out", "y", "--iterations", "three"},
+              "--iterations: expected a whole number, got 'three'", 2);
+  check_fails({"train", "--data", "x", "--out", "y", "--iterations", "0"}, "--iterations: ", 2);
   write_content(config, "[train]\ntemperature = nan\n");
   check_fails({"train", "--data", "x", "--out", "y", "--config", config}, "--temperature: ", 2);
 }

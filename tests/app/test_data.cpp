@@ -199,6 +199,10 @@ TEST_CASE("classes.json", "[classes]") {
   CHECK(error("[1]") == "c.json: expected an object with the key \"classes\", found [1]");
   CHECK(error("{}") == "c.json: expected the key \"classes\", found none");
   CHECK(error(R"({"classes": "a"})") == "c.json: expected \"classes\": a list of at least 2 names, found \"a\"");
+  CHECK(error(R"({"classes": ["a", "b", "a"]})") ==
+        "c.json: expected \"classes\" of different names, found \"a\" more than once");
+  CHECK(error(R"({"classes": ["a", "b"], "ignore": [255, 1]})") ==
+        "c.json: expected values in \"ignore\" that are no classes, found 1, which is the class \"b\"");
   CHECK(error(R"({"classes": ["a"]})") == "c.json: expected \"classes\": a list of at least 2 names, found [\"a\"]");
   CHECK(error(R"({"classes": ["a", 1]})") == "c.json: expected \"classes\": a list of at least 2 names, found 1");
   CHECK(error(R"({"classes": ["a", "b"], "colors": [[1,2,3]]})") ==
@@ -268,6 +272,14 @@ TEST_CASE("data sets with the layout images, labels, classes.json", "[dataset]")
     fs::create_directories(root / "images/val");
     CHECK_ERROR(open_dataset(root, "val"), "images/val: expected pictures (.jpg, .jpeg, .png), found none");
   }
+  SECTION("a split without a name") {
+    CHECK_ERROR(open_dataset(root, ""), "set: expected the name of a split, such as train or test, found an empty one");
+  }
+  SECTION("the folder above it") {
+    CHECK_ERROR(open_dataset(dir.path, "train"),
+                dir.path.string() + ": expected a data set or a folder of pictures, found a folder with the data set " +
+                    root.string() + " in it: name that one");
+  }
   SECTION("a picture without label") {
     save(root / "images/train/new.png", picture);
     CHECK_ERROR(open_dataset(root, "train"), "labels/train/new.png: expected the label map of " +
@@ -277,6 +289,7 @@ TEST_CASE("data sets with the layout images, labels, classes.json", "[dataset]")
     fs::remove(root / "classes.json");
     CHECK_ERROR(open_dataset(root, "train"), "classes.json: expected the names of the classes");
     CHECK_FALSE(open_dataset(root, "test").classes);
+    CHECK(open_dataset(root, "train", Labels::kNone).samples.size() == 2);
   }
   SECTION("a value that is no class") {
     save(root / "labels/train/b.png", png_bytes({2, 1, 8}, {1, 3}));

@@ -36,6 +36,17 @@ TEST_CASE("scores, panels and pictures of any size", "[evaluate][segment]") {
   check_runs({"segment", "--model", model, (dir.path / "odd.png").string(), (scenes() / "images" / "test").string(),
               "--out", drawn.string(), "--scores", (scored / "scores.json").string()});
   CHECK(file_count(drawn) == 3 * 4);
+
+  // A folder of outputs among the pictures is left out; as the folder of the pictures it is refused.
+  const fs::path mixed = dir.path / "mixed";
+  fs::copy(scenes() / "images" / "test", mixed);
+  for (int i = 0; i < 2; ++i) {
+    check_runs({"segment", "--model", model, mixed.string(), "--out", (mixed / "labels").string()});
+    CHECK(file_count(mixed / "labels") == 3 * 3);
+  }
+  check_fails({"segment", "--model", model, mixed.string(), "--out", mixed.string() + "/."},
+              "is a folder of pictures to label");
+
   const Tensor index = read_label(drawn / "odd_index.png");
   CHECK(index.sizes() == torch::IntArrayRef{37, 101});
   CHECK(((index < scene_classes().size()) | (index == 255)).all().item<bool>());

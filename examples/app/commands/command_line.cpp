@@ -3,7 +3,10 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
+#include <regex>
+#include <sstream>
 
 #include "settings/options.hpp"
 #include "smooseg/version.hpp"
@@ -17,19 +20,76 @@ const CLI::App* find_command(const CLI::App& program, const std::string& name) {
   return found.empty() ? nullptr : found.front();
 }
 
-std::string option_list(const CLI::App& command) {
-  std::string names;
-  for (const CLI::Option* option : command.get_options()) {
-    if (!option->get_lnames().empty()) names += (names.empty() ? "" : ", ") + option->get_lnames().front();
+bool is_key(const std::string& name, const CLI::App& command) {
+  return name != "config" && name != "help" && command.get_option_no_throw("--" + name) != nullptr;
+}
+
+/// How many letters must be put in, left out or exchanged to make one word of another (Levenshtein, 1965).
+std::size_t distance_of(const std::string& a, const std::string& b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    std::size_t before = row[0]++;
+    for (std::size_t j = 0; j < b.size(); ++j) {
+      const std::size_t changed = before + (a[i] == b[j] ? 0 : 1);
+      before = row[j + 1];
+      row[j + 1] = std::min({changed, row[j] + 1, before + 1});
+    }
   }
-  return names;
+  return row.back();
+}
+
+/// The key that was meant, where one is close, and all of them.
+std::string known_keys(const std::string& unknown, const CLI::App& command) {
+  constexpr std::size_t kClose = 2;
+  std::string names, meant;
+  std::size_t least = kClose + 1;
+  for (const CLI::Option* option : command.get_options()) {
+    if (option->get_lnames().empty() || !is_key(option->get_lnames().front(), command)) continue;
+    const std::string& name = option->get_lnames().front();
+    names += (names.empty() ? "" : ", ") + name;
+    if (distance_of(unknown, name) >= least) continue;
+    least = distance_of(unknown, name);
+    meant = "; did you mean '" + name + "'?";
+  }
+  return meant + "; known keys: " + names;
+}
+
+/// The text of a TOML file in the part of the language that CLI11 reads: without a byte order mark, comments after
+/// sections, and underscores in numbers. @throws CLI::ConfigError for a line that is neither section nor key.
+std::string plain_toml(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) {
+    throw CLI::ConfigError(path + ": expected a configuration file, found " +
+                           (std::filesystem::is_directory(path, error) ? "a folder" : "something else"));
+  }
+  std::ifstream file(path);
+  if (!file) throw CLI::ConfigError(path + ": cannot read this configuration file");
+  static const std::regex section(R"(\s*(\[[^\[\]#]+\])\s*(#.*)?)"), nothing(R"(\s*(#.*)?)"),
+      key(R"(\s*[^=#\s]+\s*=.*)");
+  static const std::regex number(R"((\s*[^=#]+=\s*[+-]?[0-9][0-9_.eE+-]*)(\s*(#.*)?))");
+  std::string text, line;
+  for (int64_t count = 1; std::getline(file, line); ++count) {
+    if (count == 1 && line.compare(0, 3, "\xEF\xBB\xBF") == 0) line.erase(0, 3);
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    std::smatch found;
+    if (std::regex_match(line, found, section)) {
+      line = found[1];
+    } else if (std::regex_match(line, found, number)) {
+      line = std::regex_replace(found[1].str(), std::regex("([0-9])_(?=[0-9])"), "$1");
+    } else if (!std::regex_match(line, nothing) && !std::regex_match(line, key)) {
+      throw CLI::ConfigError(path + ", line " + std::to_string(count) + ": expected [SECTION] or KEY = VALUE, found '" +
+                             line + "'");
+    }
+    text += line + "\n";
+  }
+  return text;
 }
 
 /// The section of a TOML file that belongs to the command, as arguments.
 std::vector<std::string> arguments_of_config(const CLI::App& program, const CLI::App& command,
                                              const std::string& path) {
-  std::ifstream file(path);
-  if (!file) throw CLI::ConfigError(path + ": cannot read this configuration file");
+  std::istringstream file(plain_toml(path));
   std::vector<std::string> arguments;
   for (const CLI::ConfigItem& item : CLI::ConfigTOML().from_config(file)) {
     if (item.name == "++" || item.name == "--") continue;  // CLI11's marks of a section's begin and end
@@ -41,9 +101,9 @@ std::vector<std::string> arguments_of_config(const CLI::App& program, const CLI:
     }
     if (section != command.get_name()) continue;
     const std::string name = "--" + item.name;
-    if (item.name == "config" || command.get_option_no_throw(name) == nullptr) {
-      throw CLI::ConfigError(path + ": unknown key '" + item.name + "' in [" + section +
-                             "]; known keys: " + option_list(command));
+    if (!is_key(item.name, command)) {
+      throw CLI::ConfigError(path + ": unknown key '" + item.name + "' in [" + section + "]" +
+                             known_keys(item.name, command));
     }
     if (item.inputs.size() != 1) {
       throw CLI::ConfigError(path + ": expected one value for '" + item.name + "' in [" + section + "], found " +

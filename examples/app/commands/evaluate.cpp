@@ -56,7 +56,7 @@ Segmenter kmeans_segmenter(const Model& model, const EvaluateSettings& s, torch:
   constexpr auto kPurpose = SeedPurpose::kKMeans;
   const torch::NoGradGuard no_grad;
   auto backbone = model.segmenter->backbone;
-  TrainingFeatures features(open_dataset(s.data, "train"), model.settings, s.features, device,
+  TrainingFeatures features(open_dataset(s.data, "train", Labels::kNone), model.settings, s.features, device,
                             worker_count(s.features, s.runtime));
   const auto generator = at::make_generator<at::CPUGeneratorImpl>(mix_seed(model.settings.seed, kPurpose));
   baselines::KMeans kmeans(baselines::KMeansOptions(model.settings.classes), generator);

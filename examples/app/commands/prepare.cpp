@@ -62,7 +62,7 @@ void prepare_features(PrepareSettings s, const Console& console) {
   const std::string weights = chosen_weights(s.model, s.weights);
   s.model.seed = s.seed.value_or(s.model.seed);
   const torch::Device device = start(s.runtime, console.err);
-  const Dataset dataset = open_dataset(s.data, "train");
+  const Dataset dataset = open_dataset(s.data, "train", Labels::kNone);
   console.err << skipped_line(dataset);
   TrainingFeatures features(dataset, s.model, s.features, device, worker_count(s.features, s.runtime));
   const auto backbone = make_backbone(s.model);

@@ -51,7 +51,8 @@ void add_options(CLI::App& app, SegmentSettings& s) {
 }
 
 /// All pictures, by the names that their outputs get.
-std::map<std::string, fs::path> pictures_of(const std::vector<std::string>& arguments, std::ostream& err) {
+std::map<std::string, fs::path> pictures_of(const std::vector<std::string>& arguments, const fs::path& out,
+                                            std::ostream& err) {
   std::map<std::string, fs::path> pictures;
   const auto add = [&](const std::string& name, const fs::path& path) {
     const auto [at, added] = pictures.emplace(name, path);
@@ -64,9 +65,16 @@ std::map<std::string, fs::path> pictures_of(const std::vector<std::string>& argu
       add(path.stem().string(), path);
       continue;
     }
+    const fs::path own = fs::weakly_canonical(out).lexically_relative(fs::canonical(path));
+    TORCH_CHECK(own != ".", "--out: ", out.string(),
+                " is a folder of pictures to label, and what is written there would be labelled the next time: take "
+                "another");
     const Dataset folder = list_pictures(path);
     err << skipped_line(folder);
-    for (const Sample& sample : folder.samples) add(flat_name(sample), sample.image);
+    for (const Sample& sample : folder.samples) {
+      const fs::path place = fs::canonical(sample.image).lexically_relative(fs::weakly_canonical(out));
+      if (place.empty() || *place.begin() == "..") add(flat_name(sample), sample.image);  // else an earlier output
+    }
   }
   return pictures;
 }
@@ -117,7 +125,7 @@ void segment(const SegmentSettings& s, const Console& console) {
   set_precision(s.runtime, segmenter, device, loaded.model.settings.resolution, console.err);
   const int64_t clusters = loaded.model.settings.classes;
   const Legend legend = s.scores.empty() ? cluster_legend(clusters) : read_legend(s.scores, clusters);
-  const auto pictures = pictures_of(s.images, console.err);
+  const auto pictures = pictures_of(s.images, s.out, console.err);
   if (s.crf.use) check_crf(s.crf);  // so that wrong settings are noticed before any work
   make_folder(s.out, "--out");
 

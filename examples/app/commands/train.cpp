@@ -105,7 +105,7 @@ class Training {
   }
 
   void run() {
-    const Dataset dataset = open_dataset(s_.data, "train");
+    const Dataset dataset = open_dataset(s_.data, "train", Labels::kNone);
     console_.err << skipped_line(dataset);
     prepare_folder();
     const ClassTable classes = settle(dataset);

@@ -8,6 +8,7 @@
 #include <functional>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -64,6 +65,18 @@ class Reader {
                                " classes, found " + std::to_string(table.colors.size()));
     }
     table.ignore = read_list<int64_t>("ignore", 0, "a list of label values", &Json::is_number_integer);
+    const std::set<std::string> different(table.names.begin(), table.names.end());
+    for (const std::string& name : different) {
+      if (std::count(table.names.begin(), table.names.end(), name) == 1) continue;
+      throw std::runtime_error(source_ + ": expected \"classes\" of different names, found \"" + name +
+                               "\" more than once");
+    }
+    for (const int64_t value : table.ignore) {
+      if (value < 0 || value >= table.size()) continue;
+      throw std::runtime_error(source_ + ": expected values in \"ignore\" that are no classes, found " +
+                               std::to_string(value) + ", which is the class \"" +
+                               table.names[static_cast<std::size_t>(value)] + "\"");
+    }
     return table;
   }
 

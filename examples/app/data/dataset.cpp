@@ -57,9 +57,23 @@ std::string folders_in(const fs::path& folder) {
   return names.empty() ? "no folder" : c10::Join(", ", names);
 }
 
+/// Refuses a folder of data sets, whose label maps would count as pictures.
+void check_no_dataset_below(const fs::path& root) {
+  if (!fs::is_directory(root)) return;
+  for (const auto& entry : fs::directory_iterator(root)) {
+    if (!fs::is_directory(entry.path() / "images") || !fs::is_directory(entry.path() / "labels")) continue;
+    fail(root, "a data set or a folder of pictures",
+         "a folder with the data set " + entry.path().string() + " in it: name that one");
+  }
+}
+
 /// The folder that holds the pictures of the split.
 fs::path picture_folder(const fs::path& root, const std::string& split) {
-  if (!fs::is_directory(root / "images")) return root;
+  if (split.empty()) fail(root, "the name of a split, such as train or test", "an empty one");
+  if (!fs::is_directory(root / "images")) {
+    check_no_dataset_below(root);
+    return root;
+  }
   const fs::path folder = root / "images" / split;
   if (!fs::is_directory(folder))
     fail(folder, "this folder with the pictures of '" + split + "'",
@@ -108,11 +122,11 @@ std::string skipped_line(const Dataset& dataset) {
          " left out: " + counts_text(dataset.skipped) + " (only " + kRead + " are read)\n";
 }
 
-Dataset open_dataset(const fs::path& root, const std::string& split) {
+Dataset open_dataset(const fs::path& root, const std::string& split, Labels wanted) {
   const fs::path folder = picture_folder(root, split);
   const bool has_layout = folder != root;
   const fs::path labels = root / "labels" / split;
-  const bool labelled = has_layout && fs::is_directory(labels);
+  const bool labelled = wanted == Labels::kAll && has_layout && fs::is_directory(labels);
 
   Dataset dataset = list_pictures(folder);
   for (Sample& sample : dataset.samples) {

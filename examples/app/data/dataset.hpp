@@ -46,10 +46,14 @@ struct Dataset {
 /// @throws std::runtime_error "PATH: expected ..., found ..." where there is no such folder, or no picture in it.
 Dataset list_pictures(const std::filesystem::path& folder);
 
+/// Which label maps of a data set are wanted.
+enum class Labels { kAll, kNone };
+
 /// Lists a split ("train" or "test") without reading the pictures.
 /// @throws std::runtime_error "PATH: expected ..., found ..." for missing and empty folders, a split that is not there,
-///   a picture without label where labels/SPLIT exists, labels without classes.json.
-Dataset open_dataset(const std::filesystem::path& root, const std::string& split);
+///   a folder of data sets; and, where labels are wanted, a picture without label where labels/SPLIT exists, labels
+///   without classes.json.
+Dataset open_dataset(const std::filesystem::path& root, const std::string& split, Labels wanted = Labels::kAll);
 
 /// "12 pictures are left out: 10 .tif, 2 .webp (only .jpg, .jpeg, .png are read)", and a line's end; "" if none is.
 std::string skipped_line(const Dataset& dataset);

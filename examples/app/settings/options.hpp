@@ -5,10 +5,12 @@
 #include <CLI/App.hpp>
 #include <algorithm>
 #include <cfloat>
+#include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <map>
 #include <string>
+#include <system_error>
 
 namespace smooseg::app {
 
@@ -27,8 +29,20 @@ inline CLI::Validator side(int64_t lowest = 1) {
   return from_to(lowest, 8192);
 }
 
+/// What is wrong with a text as a whole number of type Int, "" if nothing is.
+template <class Int>
+std::string check_whole_number(const std::string& text) {
+  Int value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error == std::errc::result_out_of_range) return "expected a smaller number, got " + text;
+  if (error == std::errc() && end == text.data() + text.size()) return {};
+  return std::string("expected a whole number") + (std::is_unsigned_v<Int> ? " of at least 0" : "") + ", got '" + text +
+         "'";
+}
+
 /// Makes every option for a floating-point number refuse nan, inf and what is too large or too close to 0 for float32,
-/// in which models compute. Call it after all options were added.
+/// in which models compute, and every option for a whole number what is none or too large. Call it after all options
+/// were added.
 inline void check_numbers(CLI::App& app) {
   const auto check = [](const std::string& text) -> std::string {
     double value = 0;
@@ -38,7 +52,11 @@ inline void check_numbers(CLI::App& app) {
     return "expected a number within the range of float32, got '" + text + "'";
   };
   for (CLI::Option* option : app.get_options([](const CLI::Option*) { return true; })) {
-    if (option->get_type_name().rfind("FLOAT", 0) == 0) option->check(check);
+    const auto is = [type = option->get_type_name()](const char* name) { return type.rfind(name, 0) == 0; };
+    if (is("FLOAT")) option->check(check);
+    // `transform` puts them before checks of ranges, whose errors read as if any text were a number.
+    if (is("INT")) option->transform(CLI::Validator().operation(check_whole_number<int64_t>));
+    if (is("UINT")) option->transform(CLI::Validator().operation(check_whole_number<uint64_t>));
   }
 }
 
