@@ -16,6 +16,7 @@
 
 #include "app/program.hpp"
 #include "data/image_file.hpp"
+#include "support/file_lock.hpp"
 #include "support/stop_signal.hpp"
 
 namespace fs = std::filesystem;
@@ -58,6 +59,21 @@ TEST_CASE("a model in the folder is not lost unasked", "[resume][bad input]") {
   CHECK(settings_of(best).at("seed") == "1");
   fs::remove(last);  // a model alone, without the checkpoint that it could go on from
   check_fails(train_arguments(dir.path) + Words{"--resume"}, "--out: there is a model already, " + best.string());
+}
+
+TEST_CASE("a folder belongs to one run at a time, which clears the remains of those before", "[resume]") {
+  const TempDir dir;
+  const fs::path remains = dir.path / "out" / ".smooseg-99-0.tmp", others = dir.path / "out" / "notes.tmp";
+  write_content(remains, "half a model");
+  write_content(others, "mine");
+  {
+    const FileLock other_run(dir.path / "out" / ".smooseg.lock");
+    check_fails(train_arguments(dir.path / "out"), "--out: another run is writing into " + (dir.path / "out").string());
+    CHECK(fs::exists(remains));
+  }
+  check_runs(train_arguments(dir.path / "out"));
+  CHECK_FALSE(fs::exists(remains));
+  CHECK(fs::exists(others));
 }
 
 TEST_CASE("the first signal is noted, the next one ends the process", "[resume]") {

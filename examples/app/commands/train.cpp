@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
+#include <vector>
 
 #include "commands/command_line.hpp"
 #include "features/precision.hpp"
@@ -22,6 +23,7 @@
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/loss.hpp"
 #include "support/disk.hpp"
+#include "support/file_lock.hpp"
 #include "support/log.hpp"
 #include "support/profiler.hpp"
 #include "support/progress.hpp"
@@ -134,8 +136,21 @@ class Training {
                   ": take another folder, go on with --resume, or lose it with --overwrite");
     }
     make_folder(s_.out, "--out");
+    lock_.emplace(fs::path(s_.out) / ".smooseg.lock");
+    TORCH_CHECK(!lock_->busy(), "--out: another run is writing into ", s_.out, ": take another folder, or wait for it");
+    remove_remains();
     io::AtomicFile{last_};  // made and removed, so that an unwritable folder is noticed now
     if (s_.resume && !resumes_) console_.err << "--resume: no checkpoint in " << s_.out << " yet: beginning anew\n";
+  }
+
+  /// Removes unfinished files of a run that was killed.
+  void remove_remains() const {
+    std::vector<fs::path> remains;
+    for (const auto& entry : fs::directory_iterator(s_.out)) {
+      const std::string name = entry.path().filename().string();
+      if (name.rfind(".smooseg-", 0) == 0 && entry.path().extension() == ".tmp") remains.push_back(entry.path());
+    }
+    for (const fs::path& file : remains) fs::remove(file);
   }
 
   /// Fills in what the data and the backbone decide.
@@ -301,6 +316,7 @@ class Training {
   at::Generator masks_, pairs_;  // drawn from the projector's dropout and for pairs of images; one on the CPU
   fs::path last_, best_;         // the checkpoint and the model
   bool resumes_ = false;
+  std::optional<FileLock> lock_;  // of the output folder
   std::optional<Dataset> validation_;
   std::optional<Profiler> profiler_;
   Model model_;
