@@ -11,7 +11,7 @@
 namespace smooseg {
 
 /// Lets the process keep freed memory for its next step. By default glibc gives large blocks back to the system and gets
-/// them again page by page, which costs a step of training up to a quarter of its time (docs/performance.md). Call it
+/// them again page by page, which costs a step of training about a seventh of its time (docs/performance.md). Call it
 /// once, at the beginning of main(). It holds for the whole process, which then never shrinks, and for glibc's malloc;
 /// elsewhere it does nothing.
 inline void keep_freed_memory() {
