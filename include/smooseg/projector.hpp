@@ -100,9 +100,8 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
 
   /// `masked` for the loss, whose features seldom want a gradient.
   static Tensor dropped(const Tensor& x, const Tensor& mask) {
-    if (!mask.defined() || x.requires_grad()) return masked(x, mask);
-    Tensor out = detail::large_empty(x.sizes(), x.options());
-    return at::mul_out(out, x, mask.unsqueeze(2).unsqueeze(3));
+    const bool has_kernels = detail::has_kernels(x) && x.is_contiguous() && !x.requires_grad();
+    return mask.defined() && has_kernels ? detail::scaled_rows(x.flatten(2), mask).view(x.sizes()) : masked(x, mask);
   }
 
   void check(const Tensor& features, const char* function) const {

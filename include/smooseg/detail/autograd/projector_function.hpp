@@ -39,25 +39,27 @@ struct ProjectorFunction : torch::autograd::Function<ProjectorFunction> {
                         const Tensor& linear_bias, const Tensor& hidden, const Tensor& hidden_bias, const Tensor& out,
                         const Tensor& out_bias, bool keeps) {
     const int64_t d = out.size(0), c = out.size(1), patches = x.size(2);
-    const Tensor weights = at::cat({linear, hidden}), out_weights = out.contiguous();
-    const Tensor biases = at::cat({linear_bias + out_bias, hidden_bias});
+    const Tensor linear_weights = linear.contiguous(), hidden_weights = hidden.contiguous();
+    const Tensor out_weights = out.contiguous(), bias = linear_bias + out_bias;
     const Tensor code = torch::empty({x.size(0), d, patches}, x.options());
     const Tensor before = keeps ? large_empty(x.sizes(), x.options()) : Tensor();  // what is activated
     with_scalar(x, [&](auto zero) {
       using T = decltype(zero);
-      const T* const bias = biases.data_ptr<T>();
+      const T *const code_bias = bias.data_ptr<T>(), *const in_bias = hidden_bias.data_ptr<T>();
       const int64_t columns = std::min(patches, kColumns);
       for_each_task(x.size(0), patches, columns, d * c, [&](int64_t b, int64_t first, int64_t n) {
         AlignedBuffer<T> buffer(static_cast<std::size_t>((d + c) * c + (d + c) * n));
         const Rows<T> own{buffer.data(), c}, linear_part{own[d + c], n}, activated{linear_part[d], n};
-        const Rows<const T> w = masked(weights, masks, b, own), from = rows_of<const T>(x, b, first);
+        const Rows<const T> from = rows_of<const T>(x, b, first);
+        const Rows<const T> w = masked<T>(linear_weights, masks.linear, b, own);
+        const Rows<const T> hidden_w = masked<T>(hidden_weights, masks.hidden, b, own.at(d, 0));
         const Rows<T> hidden_part = keeps ? rows_of<T>(before, b, first) : activated, to = rows_of<T>(code, b, first);
         product<RowProduct>(d, c, n, w, from, linear_part);
-        product<RowProduct>(c, c, n, w.at(d, 0), from, hidden_part);
-        add_to_rows(c, n, bias + d, hidden_part);
+        product<RowProduct>(c, c, n, hidden_w, from, hidden_part);
+        add_to_rows(c, n, in_bias, hidden_part);
         run_kernel<Silu>(machine_isa(), c, n, constant(hidden_part), activated, Rows<T>{nullptr, 0});
         product<RowProduct>(d, c, n, rows_of_matrix<T>(out_weights), constant(activated), to);
-        add_to_rows(d, n, bias, to);
+        add_to_rows(d, n, code_bias, to);
         for (int64_t r = 0; r < d; ++r) {
           for (int64_t j = 0; j < n; ++j) to[r][j] += linear_part[r][j];
         }
@@ -152,15 +154,14 @@ struct ProjectorFunction : torch::autograd::Function<ProjectorFunction> {
     }
   }
 
-  /// Both branches' matrices (D+C,C) for an image, their columns times its masks: in `own` if there are masks.
+  /// A branch's matrix (M,C) for an image, its columns times its mask: in `own` if there is a mask.
   template <class T>
-  static Rows<const T> masked(const Tensor& weights, const ChannelMasks& masks, int64_t b, Rows<T> own) {
+  static Rows<const T> masked(const Tensor& weights, const Tensor& mask, int64_t b, Rows<T> own) {
     const Rows<const T> all = rows_of_matrix<T>(weights);
-    if (!masks.linear.defined()) return all;
-    const int64_t c = weights.size(1), d = weights.size(0) - c;
-    for (int64_t r = 0; r < d + c; ++r) {
-      const T* const factors = factors_of<T>(r < d ? masks.linear : masks.hidden, b);
-      for (int64_t j = 0; j < c; ++j) own[r][j] = all[r][j] * factors[j];
+    const T* const factors = factors_of<T>(mask, b);
+    if (factors == nullptr) return all;
+    for (int64_t r = 0; r < weights.size(0); ++r) {
+      for (int64_t j = 0; j < weights.size(1); ++j) own[r][j] = all[r][j] * factors[j];
     }
     return constant(own);
   }

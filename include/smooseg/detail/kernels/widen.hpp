@@ -24,8 +24,7 @@ struct Widen {
   }
 };
 
-/// x (B,C,N) in a dtype that holds all of its values. LibTorch's `to` would do, but its threads then wait actively for
-/// milliseconds, in the way of the library's own.
+/// x (B,C,N) in a dtype that holds all of its values; on the library's threads, as `scaled_rows` is.
 inline Tensor widened(const Tensor& x, torch::ScalarType dtype) {
   const bool half = x.scalar_type() == torch::kHalf, bfloat16 = x.scalar_type() == torch::kBFloat16;
   if (!x.device().is_cpu() || dtype != torch::kFloat32 || !(half || bfloat16) || !has_contiguous_rows(x)) {
