@@ -12,6 +12,7 @@
 #include "smooseg/data_term.hpp"
 #include "smooseg/detail/check.hpp"
 #include "smooseg/ema.hpp"
+#include "smooseg/options.hpp"
 #include "smooseg/pairing.hpp"
 #include "smooseg/penalty.hpp"
 #include "smooseg/predictor.hpp"
@@ -22,7 +23,7 @@ namespace smooseg {
 struct EnergyOptions {
   TORCH_ARG(SmoothnessOptions, smoothness);
   /// tau of Eq. 5, the teacher's softmax temperature.
-  TORCH_ARG(double, temperature) = 0.1;
+  TORCH_ARG(double, temperature) = kTemperature;
   /// Whether an energy that is not finite is an error that names the input at fault. Waits for the device.
   TORCH_ARG(bool, check_finite) = false;
 
@@ -34,9 +35,9 @@ struct EnergyOptions {
   /// The published program's settings for Cityscapes (27 classes); also the defaults.
   static EnergyOptions cityscapes() { return {}; }
   /// The published program's settings for COCOStuff (27 classes).
-  static EnergyOptions cocostuff() { return with_thresholds(-0.02, 0.48); }
+  static EnergyOptions cocostuff() { return with_thresholds(kWithinThreshold, 0.48); }
   /// The published program's settings for Potsdam-3.
-  static EnergyOptions potsdam() { return with_thresholds(0.1, 0.5); }
+  static EnergyOptions potsdam() { return with_thresholds(0.1, kAcrossThreshold); }
 
  private:
   static EnergyOptions with_thresholds(double within, double across) {

@@ -24,4 +24,8 @@ enum class Reduction { kMean, kSum };
 /// Lower bound of a vector's norm wherever vectors are divided by it: a zero vector is close to nothing.
 constexpr double kNormEps = 1e-10;
 
+/// The published program's settings for Cityscapes, the defaults of the losses: b of the pairs within an image and of
+/// those of an image and its partner (Eq. 4), and tau, the teacher's softmax temperature (Eq. 5).
+constexpr double kWithinThreshold = -0.02, kAcrossThreshold = 0.5, kTemperature = 0.1;
+
 }  // namespace smooseg

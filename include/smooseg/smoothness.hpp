@@ -23,9 +23,9 @@ namespace smooseg {
 
 struct SmoothnessOptions {
   /// b of the pairs within an image: closer patches than this are pulled together, others pushed apart.
-  TORCH_ARG(double, within_threshold) = -0.02;
+  TORCH_ARG(double, within_threshold) = kWithinThreshold;
   /// b of the pairs of an image and its partner.
-  TORCH_ARG(double, across_threshold) = 0.5;
+  TORCH_ARG(double, across_threshold) = kAcrossThreshold;
   TORCH_ARG(Centering, centering) = Centering::kRowKeepMean;
   TORCH_ARG(Reduction, reduction) = Reduction::kMean;
   TORCH_ARG(Evaluation, evaluation) = Evaluation::kAuto;

@@ -8,11 +8,22 @@
 
 #include <cstdint>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::detail {
+
+/// Calls f(), which does without LibTorch, and turns its std::invalid_argument into a c10::Error.
+template <class F>
+auto with_torch_errors(F&& f) -> decltype(f()) {
+  try {
+    return f();
+  } catch (const std::invalid_argument& e) {
+    TORCH_CHECK(false, e.what());
+  }
+}
 
 /// "(2, 3, 28, 28)", or "undefined".
 inline std::string shape_of(const Tensor& tensor) {

@@ -14,15 +14,16 @@
 #include <ostream>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/io/detail/dtypes.hpp"
 #include "smooseg/io/detail/file_bytes.hpp"
 #include "smooseg/io/detail/json.hpp"
+#include "smooseg/io/detail/safetensors_header.hpp"
 #include "smooseg/io/detail/text.hpp"
 
 namespace smooseg::io {
@@ -38,85 +39,14 @@ struct SafetensorsContent {
 
 namespace detail {
 
-inline constexpr std::string_view kSafetensorsMetadata = "__metadata__";
-/// The longest header that the format allows.
-inline constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
-
-/// What the header says of one tensor; `begin` and `end` count from the end of the header.
-struct SafetensorsEntry {
-  std::string name, dtype_name;
-  std::vector<int64_t> shape;
-  int64_t begin = -1, end = -1;
-};
-
-struct SafetensorsHeader {
-  std::vector<SafetensorsEntry> entries;
-  std::map<std::string, std::string> metadata;
-  uint64_t data_offset = 0;
-};
-
-inline SafetensorsEntry read_safetensors_entry(JsonReader& json, const std::string& name) {
-  SafetensorsEntry entry;
-  entry.name = name;
-  std::vector<int64_t> offsets;
-  json.object([&](const std::string& field) {
-    if (field == "dtype") {
-      entry.dtype_name = json.string();
-    } else if (field == "shape") {
-      json.array([&] {
-        json.check(entry.shape.size() < kMaxDims, "a tensor of too many dimensions");
-        entry.shape.push_back(json.integer());
-      });
-    } else if (field == "data_offsets") {
-      json.array([&] {
-        offsets.push_back(json.integer());
-        json.check(offsets.size() <= 2, "a third number in data_offsets");
-      });
-    } else {
-      json.check(false, "tensor '" + printable(name) + "' has an unknown field '" + printable(field) + "'");
-    }
-  });
-  if (offsets.size() != 2) json.check(false, "tensor '" + printable(name) + "' needs two data_offsets");
-  entry.begin = offsets[0];
-  entry.end = offsets[1];
-  return entry;
-}
-
-/// Reads the header and checks that the tensors' ranges fill the rest of the file without holes or overlaps.
+/// The header of a file, see `parse_safetensors_header`.
 inline SafetensorsHeader read_safetensors_header(const FileBytes& file) {
-  const std::string& name = file.name();
   Cursor cursor(file);
   const auto length = cursor.number<uint64_t>();
-  TORCH_CHECK(length <= kMaxSafetensorsHeader, name, ": not a safetensors file: a header of ", length, " bytes");
-  const std::string_view text = cursor.take(length);
-  JsonReader json(text, name);
-  json.check(!text.empty() && text[0] == '{', "expected '{'");
-
-  SafetensorsHeader header;
-  header.data_offset = cursor.position();
-  json.object([&](const std::string& key) {
-    if (key == kSafetensorsMetadata) {
-      json.object([&](const std::string& entry) { header.metadata[entry] = json.string(); });
-    } else {
-      header.entries.push_back(read_safetensors_entry(json, key));
-    }
+  return smooseg::detail::with_torch_errors([&] {
+    check_safetensors_length(length, file.name());
+    return parse_safetensors_header(cursor.take(length), file.size(), file.name());
   });
-  json.end();
-
-  std::sort(header.entries.begin(), header.entries.end(), [](const auto& a, const auto& b) {
-    return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
-  });
-  int64_t expected = 0;
-  for (const SafetensorsEntry& entry : header.entries) {
-    TORCH_CHECK(entry.begin == expected && entry.end >= entry.begin, name, ": invalid header: tensor '",
-                printable(entry.name), "' has bytes ", entry.begin, " to ", entry.end, ", expected them to begin at ",
-                expected);
-    expected = entry.end;
-  }
-  const uint64_t data_size = file.size() - header.data_offset;
-  TORCH_CHECK(data_size == static_cast<uint64_t>(expected), name, ": truncated or corrupt: expected ", expected,
-              " bytes of tensors, got ", data_size);
-  return header;
 }
 
 inline SafetensorsContent parse_safetensors(const FileBytes& file) {
@@ -124,7 +54,7 @@ inline SafetensorsContent parse_safetensors(const FileBytes& file) {
   SafetensorsContent content{{}, std::move(header.metadata)};
   for (const SafetensorsEntry& entry : header.entries) {
     const Dtype* dtype = find_dtype(&Dtype::safetensors, entry.dtype_name);
-    const std::string tensor = file.name() + ": tensor '" + printable(entry.name) + "'";
+    const std::string tensor = safetensors_name(file.name(), entry);
     TORCH_CHECK(dtype != nullptr, tensor, " has the unknown dtype '", printable(entry.dtype_name), "'");
     TORCH_CHECK(dtype->type, tensor, " has dtype ", dtype->safetensors,
                 ", which cannot be read with LibTorch " TORCH_VERSION);

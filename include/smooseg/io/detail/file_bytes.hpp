@@ -1,7 +1,7 @@
 #pragma once
 
-// The bytes of a file, shared by everything that is read from it. The readers of this folder see files only through
-// this header, so that it alone decides whether a file is read or mapped.
+// The bytes of a file, shared by everything that is read from it. Readers into tensors see files only through this
+// header, so that it alone decides whether a file is read or mapped.
 
 #include <c10/util/Exception.h>
 #include <fcntl.h>
@@ -11,41 +11,20 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <limits>
 #include <memory>
 #include <new>
-#include <optional>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 
+#include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/io/detail/open_file.hpp"
 
 namespace smooseg::io::detail {
-
-/// The most dimensions that LibTorch's operations take.
-inline constexpr size_t kMaxDims = 64;
-
-/// Size in bytes of a contiguous tensor; nothing where that does not fit 63 bits, or there are too many dimensions.
-inline std::optional<int64_t> checked_bytes(c10::IntArrayRef shape, size_t element_size) {
-  if (shape.size() > kMaxDims) return std::nullopt;
-  // A size of 0 makes the tensor empty however large the others are, but the strides must be representable too.
-  bool empty = false;
-  auto bytes = static_cast<int64_t>(element_size);
-  for (const int64_t size : shape) {
-    empty = empty || size == 0;
-    if (size > 0 && bytes > std::numeric_limits<int64_t>::max() / size) return std::nullopt;
-    bytes *= std::max<int64_t>(size, 1);
-  }
-  return empty ? 0 : bytes;
-}
 
 /// Memory as aligned as any tensor wants it: PyTorch aligns its storages to 64 bytes in the file.
 inline std::shared_ptr<char> aligned_memory(size_t size) {
@@ -83,24 +62,14 @@ class FileBytes {
 
   /// @throws c10::Error naming the path where it is not a file, cannot be read or is empty.
   static FileBytes read(const std::string& path) {
-    namespace fs = std::filesystem;
-    std::error_code error;
-    const fs::file_status status = fs::status(path, error);
-    TORCH_CHECK(status.type() != fs::file_type::not_found, path, ": no such file");
-    TORCH_CHECK(!error, path, ": cannot read: ", error.message());
-    TORCH_CHECK(!fs::is_directory(status), path, ": is a folder, expected a file");
-    TORCH_CHECK(fs::is_regular_file(status), path, ": is not a regular file");
-    errno = 0;
-    std::ifstream stream(path, std::ios::binary);
-    TORCH_CHECK(stream, path, ": cannot open: ", std::generic_category().message(errno));
-    const auto size = static_cast<size_t>(fs::file_size(path));
-    TORCH_CHECK(size > 0, path, ": is empty");
+    OpenFile file = smooseg::detail::with_torch_errors([&] { return open_file(path); });
+    const auto size = static_cast<size_t>(file.size);
     if (size >= kMapFrom) {
       if (auto mapped = map_file(path, size)) return FileBytes(path, std::move(mapped), size, true);
     }
     auto data = aligned_memory(size);
-    stream.read(data.get(), static_cast<std::streamsize>(size));
-    TORCH_CHECK(stream, path, ": cannot read all of its ", size, " bytes");
+    file.stream.read(data.get(), static_cast<std::streamsize>(size));
+    TORCH_CHECK(file.stream, path, ": cannot read all of its ", size, " bytes");
     return FileBytes(path, std::move(data), size, false);
   }
 

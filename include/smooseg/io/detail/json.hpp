@@ -1,9 +1,7 @@
 #pragma once
 
 // The JSON that a safetensors header needs: a pull reader that accepts only what its caller asks for (so that nothing
-// nests deeper than the format), and the escaping of strings.
-
-#include <c10/util/Exception.h>
+// nests deeper than the format), and the escaping of strings. Needs no LibTorch.
 
 #include <algorithm>
 #include <array>
@@ -11,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -120,9 +119,11 @@ class JsonReader {
     check(position_ == text_.size(), "something follows the end");
   }
 
-  /// Throws c10::Error saying `problem` and where it is, unless `condition`.
+  /// Throws std::invalid_argument saying `problem` and where it is, unless `condition`.
   void check(bool condition, std::string_view problem) const {
-    TORCH_CHECK(condition, source_, ": invalid header: ", problem, ", at character ", position_);
+    if (condition) return;
+    throw std::invalid_argument(std::string(source_) + ": invalid header: " + std::string(problem) + ", at character " +
+                                std::to_string(position_));
   }
 
  private:
