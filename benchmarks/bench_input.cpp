@@ -110,7 +110,7 @@ void BM_Input(benchmark::State& state) {
     Pipeline<Tensor> images(count, workers, 2 * workers, [&](int64_t i) {
       std::vector<int64_t> all;
       for (int64_t k = 0; k < per_picture; ++k) all.push_back(i * per_picture + k);
-      return crops.images(all);
+      return crops.images(all, {});
     });
     for (int64_t i = 0; i < count; ++i) benchmark::DoNotOptimize(images.next().data_ptr());
   }
@@ -128,7 +128,7 @@ void BM_InputNaive(benchmark::State& state) {
         Tensor part = picture;
         if (state.range(1) > 1) part = transformed(part, {0, false, k});
         part = transformed(transformed(part, {kSide}), {0, true});
-        benchmark::DoNotOptimize(normalize(part).data_ptr());
+        benchmark::DoNotOptimize(normalize(part, {}).data_ptr());
       }
     });
   }
@@ -148,13 +148,13 @@ const Dataset& large_picture() {
 
 void BM_LargePicture(benchmark::State& state) {
   const Crops crops(large_picture(), kSide, false);
-  for (auto _ : state) benchmark::DoNotOptimize(crops.images({0}).data_ptr());
+  for (auto _ : state) benchmark::DoNotOptimize(crops.images({0}, {}).data_ptr());
 }
 
 void BM_LargePictureNaive(benchmark::State& state) {
   for (auto _ : state) {
     const Tensor picture = read_image(large_picture().samples.front().image);
-    benchmark::DoNotOptimize(normalize(transformed(picture, {kSide, true})).data_ptr());
+    benchmark::DoNotOptimize(normalize(transformed(picture, {kSide, true}), {}).data_ptr());
   }
 }
 
@@ -192,7 +192,7 @@ void BM_LargePictureScaled(benchmark::State& state) {
     std::ifstream file(path, std::ios::binary);
     const std::string bytes{std::istreambuf_iterator<char>(file), {}};
     scaled = crop(scaled_picture(bytes));
-    benchmark::DoNotOptimize(normalize(scaled).data_ptr());
+    benchmark::DoNotOptimize(normalize(scaled, {}).data_ptr());
   }
   const Tensor exact = crop(read_image(path));
   state.counters["difference"] = (exact.to(torch::kFloat32) - scaled.to(torch::kFloat32)).abs().mean().item<double>();

@@ -7,6 +7,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <variant>
 
 #include "smooseg/backbone/registry.hpp"
 #include "smooseg/io/load.hpp"
@@ -176,7 +177,9 @@ TEST_CASE("backbones are made by name", "[backbone]") {
   for (const RegistryEntry& entry : registry()) {
     INFO(entry.name);
     CHECK(names.insert(entry.name).second);
-    if (entry.channels <= 768 || entry.weights.file.empty() || !entry.has_keys()) {  // the large take seconds to make
+    const bool is_convnext = std::holds_alternative<ConvNeXtOptions>(entry.options);
+    const bool is_large = is_convnext ? entry.channels > 768 : entry.has_keys() && entry.channels > 384;
+    if (!is_large) {  // which take a second and more to make
       const std::shared_ptr<Backbone> backbone = make(entry.name);
       CHECK(backbone->patch_size() == entry.patch_size);
       CHECK(backbone->channels() == entry.channels);
@@ -185,9 +188,15 @@ TEST_CASE("backbones are made by name", "[backbone]") {
     CHECK(entry.weights.licence.empty() == entry.weights.file.empty());
     if (entry.weights.file.empty()) continue;
     CHECK(files.insert(entry.weights.file).second);
-    const std::string& path = entry.weights.path;
-    CHECK(path.substr(path.rfind('/') + 1) == entry.weights.file);
-    CHECK((entry.weights.sha256.empty() || entry.weights.sha256.size() == 64));
+    const std::string &path = entry.weights.path, &sha256 = entry.weights.sha256;
+    if (entry.weights.request.empty()) {
+      CHECK(path.substr(path.rfind('/') + 1) == entry.weights.file);
+      CHECK((sha256.empty() || sha256.size() == 64));
+    } else {  // the digits in its name
+      CHECK(path.empty());
+      CHECK(sha256.size() == 8);
+      CHECK(entry.weights.file.find("-" + sha256 + ".pth") != std::string::npos);
+    }
     CHECK(entry.weights.sha256.find_first_not_of("0123456789abcdef") == std::string::npos);
   }
   for (const std::string model : {"s", "b", "l", "g"}) {
@@ -201,6 +210,15 @@ TEST_CASE("backbones are made by name", "[backbone]") {
   CHECK(find("texture").across_threshold == 0.7);
   CHECK(find("dinov2_vitg14").channels == 1536);
   CHECK(find("dinov2_vitl14_reg").channels == 1024);
+  CHECK(find("dinov3_vit7b16").channels == 4096);
+  CHECK(find("dinov3_vith16plus").weights.file == "dinov3_vith16plus_pretrain_lvd1689m-7c1da9a5.pth");
+  CHECK(find("dinov3_vit7b16_sat493m").weights.file == "dinov3_vit7b16_pretrain_sat493m-a6675841.pth");
+  CHECK(std::get<VisionTransformerOptions>(find("dinov3_vitl16_sat493m").options).std()[0] == 0.213);
+  CHECK(std::get<VisionTransformerOptions>(find("dinov3_vitl16").options).std()[0] == 0.229);
+  CHECK(find("dinov3_convnext_large").channels == 1536);
+  CHECK(find("dinov3_convnext_large").patch_size == 32);
+  CHECK(std::get<VisionTransformerOptions>(find("franca_vitb14").options).swiglu());
+  CHECK(find("franca_vitl14").weights.site == "https://github.com");
   CHECK(find("dino_vitb8").channels == 768);
   CHECK(find("dino_vitb8").weights.file == "dino_vitbase8_pretrain.pth");
 

@@ -2,12 +2,17 @@
 
 // All of smooseg. A program that only needs the losses includes smooseg/loss.hpp.
 
+#include "smooseg/backbone/convnext.hpp"
+#include "smooseg/backbone/exported.hpp"
+#include "smooseg/backbone/precomputed.hpp"
 #include "smooseg/backbone/registry.hpp"
 #include "smooseg/backbone/resnet.hpp"
 #include "smooseg/backbone/texture.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
 #include "smooseg/baselines/kmeans.hpp"
 #include "smooseg/crf/dense_crf.hpp"
+#include "smooseg/eigen/energy.hpp"
+#include "smooseg/eigen/segment.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/io/names.hpp"
 #include "smooseg/loss.hpp"

@@ -16,10 +16,13 @@
 
 namespace smooseg::backbone {
 
-/// Mean and standard deviation of ImageNet's RGB channels, for pixels in [0,1]. Every backbone here takes images
-/// normalised with them.
-inline constexpr std::array<double, 3> kImageNetMean{0.485, 0.456, 0.406};
-inline constexpr std::array<double, 3> kImageNetStd{0.229, 0.224, 0.225};
+/// A number for each of red, green and blue.
+using Rgb = std::array<double, 3>;
+
+/// Mean and standard deviation of ImageNet's channels, for pixels in [0,1]. Most backbones take images normalised with
+/// them; `Backbone::mean` and `Backbone::std` tell.
+inline constexpr Rgb kImageNetMean{0.485, 0.456, 0.406};
+inline constexpr Rgb kImageNetStd{0.229, 0.224, 0.225};
 
 /// Images one after another, each call the next, as `Backbone::features` takes them.
 using ImageStream = std::function<Tensor()>;
@@ -34,8 +37,8 @@ using ImageSource = std::function<ImageStream(const std::vector<int64_t>& number
 class Backbone : public torch::nn::Module {
  public:
   /// Features of each patch.
-  /// @param images (B,3,H,W), floating, RGB in [0,1] normalised with `kImageNetMean` and `kImageNetStd`; H and W
-  ///   multiples of `patch_size()`.
+  /// @param images (B,3,H,W), floating, RGB in [0,1] less `mean()`, divided by `std()`; H and W multiples of
+  ///   `patch_size()`. Of another number of channels where `input_channels()` says so.
   /// @return (B,C,H/p,W/p) with C = `channels()` and p = `patch_size()`.
   /// @throws c10::Error for other shapes or dtypes.
   virtual Tensor features(const Tensor& images) = 0;
@@ -58,6 +61,13 @@ class Backbone : public torch::nn::Module {
   /// Number of feature channels C.
   virtual int64_t channels() const = 0;
 
+  /// Mean and standard deviation that images are normalised with, of pixels in [0,1]. Default: ImageNet's
+  virtual Rgb mean() const { return kImageNetMean; }
+  virtual Rgb std() const { return kImageNetStd; }
+
+  /// Number of channels of its images: 3, but for a backbone that does not look at colours (`Precomputed`).
+  virtual int64_t input_channels() const { return 3; }
+
   /// Whether `features` of a picture of any size stays within bounded memory and needs the whole picture at once
   /// (`Texture`). Where false (attention grows with the square of the patches), large pictures are cut into tiles.
   virtual bool takes_whole_pictures() const { return false; }
@@ -73,7 +83,8 @@ class Backbone : public torch::nn::Module {
   void check_images(const Tensor& images, const char* function, const Tensor& weights = {}) const {
     const int64_t p = patch_size();
     detail::check_map(images, function, "images", "(B,3,H,W)", 4);
-    TORCH_CHECK(images.size(1) == 3, function, ": expected images of shape (B,3,H,W), got ", detail::shape_of(images));
+    TORCH_CHECK(images.size(1) == input_channels(), function, ": expected images of shape (B,", input_channels(),
+                ",H,W), got ", detail::shape_of(images));
     TORCH_CHECK(images.size(2) % p == 0 && images.size(3) % p == 0, function,
                 ": expected a height and width that are multiples of the patch size ", p, ", got ", images.size(2),
                 " x ", images.size(3));

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "smooseg/backbone/backbone.hpp"
+#include "smooseg/backbone/convnext.hpp"
 #include "smooseg/backbone/resnet.hpp"
 #include "smooseg/backbone/texture.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
@@ -19,17 +20,19 @@
 
 namespace smooseg::backbone {
 
+/// Where most files of `PretrainedWeights` are published.
+inline constexpr auto kWeightsUrl = "https://dl.fbaipublicfiles.com";
+
 /// The file with a backbone's published weights. What is not known of it is left empty.
 struct PretrainedWeights {
-  std::string file;     ///< its official name; empty: the backbone needs none
-  std::string path;     ///< where it lies below `kWeightsUrl`
-  std::string licence;  ///< SPDX identifier
-  int64_t bytes = 0;    ///< its size; 0: unknown
-  std::string sha256;   ///< 64 hexadecimal digits; empty: unknown
+  std::string file;                ///< its official name; empty: the backbone needs none
+  std::string path;                ///< where it lies below `site`
+  std::string licence;             ///< SPDX identifier, or the name of a licence that has none
+  int64_t bytes = 0;               ///< its size; 0: unknown
+  std::string sha256 = "";         ///< 64 hexadecimal digits, or those that it begins with; empty: unknown
+  std::string request = "";        ///< the page where the publisher must be asked for it; empty: anybody may fetch it
+  std::string site = kWeightsUrl;  ///< where it is published
 };
-
-/// Where all files of `PretrainedWeights` are published.
-inline constexpr auto kWeightsUrl = "https://dl.fbaipublicfiles.com";
 
 /// What may be chosen for a backbone made by name; each backbone looks at what concerns it.
 struct BackboneOptions {
@@ -45,9 +48,9 @@ struct BackboneOptions {
 /// `Backbone::fit` what it needs.
 struct RegistryEntry {
   std::string name;
-  std::variant<VisionTransformerOptions, ResNetOptions, TextureOptions> options;  ///< its kind and size
-  int64_t patch_size;                                                             ///< pixels
-  int64_t channels;                                                               ///< of the features
+  std::variant<VisionTransformerOptions, ResNetOptions, ConvNeXtOptions, TextureOptions> options;  ///< kind and size
+  int64_t patch_size;                                                                              ///< pixels
+  int64_t channels;                                                                                ///< of the features
   PretrainedWeights weights;
   /// Thresholds of Eq. 4 to begin with: the published ones, or those that suit features of another kind.
   double within_threshold = SmoothnessOptions().within_threshold();
@@ -84,6 +87,32 @@ inline const std::vector<RegistryEntry>& registry() {
   const auto resnet50 = [](const std::string& name, const PretrainedWeights& weights) {
     return RegistryEntry{name, ResNetOptions::resnet50(), 32, 2048, weights};
   };
+  // DINOv3's links are sent to who has filled in a form, and expire; the digits in a file's name begin its SHA-256.
+  const auto dinov3_file = [](const std::string& model, const std::string& data, const std::string& digits) {
+    return PretrainedWeights{model + "_pretrain_" + data + "-" + digits + ".pth",
+                             "",
+                             "DINOv3 License",
+                             0,
+                             digits,
+                             "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"};
+  };
+  const auto dinov3 = [&](const std::string& model, const Options& options, const std::string& digits) {
+    return transformer(model, options, dinov3_file(model, "lvd1689m", digits));
+  };
+  const auto dinov3_satellite = [&](const std::string& model, const Options& options, const std::string& digits) {
+    return transformer(model + "_sat493m", options, dinov3_file(model, "sat493m", digits));
+  };
+  const auto dinov3_convnext = [&](const std::string& model, const ConvNeXtOptions& options,
+                                   const std::string& digits) {
+    return RegistryEntry{model, options, 32, options.dims().back(), dinov3_file(model, "lvd1689m", digits)};
+  };
+  // Franca's networks are DINOv2's with a SwiGLU.
+  const auto franca = [&](const std::string& name, Options options, const std::string& release,
+                          const std::string& file) {
+    return transformer(name, options.swiglu(true),
+                       {file, "valeoai/Franca/releases/download/" + release + "/" + file, "Research-Only RAIL", 0, "",
+                        "", "https://github.com"});
+  };
   static const std::vector<RegistryEntry> entries{
       dino("dino_vits8", Options::dino_vits8(), "dino_deitsmall8_pretrain"),
       dino("dino_vits16", Options::dino_vits16(), "dino_deitsmall16_pretrain"),
@@ -105,6 +134,21 @@ inline const std::vector<RegistryEntry>& registry() {
              "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51"),
       dinov2("dinov2_vitg14", Options::dinov2_vitg14(true), 4'546'140'349,
              "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283"),
+      dinov3("dinov3_vits16", Options::dinov3_vits16(), "08c60483"),
+      dinov3("dinov3_vits16plus", Options::dinov3_vits16plus(), "4057cbaa"),
+      dinov3("dinov3_vitb16", Options::dinov3_vitb16(), "73cec8be"),
+      dinov3("dinov3_vitl16", Options::dinov3_vitl16(), "8aa4cbdd"),
+      dinov3("dinov3_vitl16plus", Options::dinov3_vitl16plus(), "46503df0"),
+      dinov3("dinov3_vith16plus", Options::dinov3_vith16plus(), "7c1da9a5"),
+      dinov3("dinov3_vit7b16", Options::dinov3_vit7b16(), "a955f4ea"),
+      dinov3_satellite("dinov3_vitl16", Options::dinov3_vitl16(true), "eadcf0ff"),
+      dinov3_satellite("dinov3_vit7b16", Options::dinov3_vit7b16(true), "a6675841"),
+      dinov3_convnext("dinov3_convnext_tiny", ConvNeXtOptions::dinov3_convnext_tiny(), "21b726bb"),
+      dinov3_convnext("dinov3_convnext_small", ConvNeXtOptions::dinov3_convnext_small(), "296db49d"),
+      dinov3_convnext("dinov3_convnext_base", ConvNeXtOptions::dinov3_convnext_base(), "801f2ba9"),
+      dinov3_convnext("dinov3_convnext_large", ConvNeXtOptions::dinov3_convnext_large(), "61fa432d"),
+      franca("franca_vitb14", Options::dinov2_vitb14(), "v1.0.0", "franca_vitb14_In21K.pth"),
+      franca("franca_vitl14", Options::dinov2_vitl14(), "v1.1.0", "franca_vitl14_Laion_518.pth"),
       resnet50("dino_resnet50", dino_file("dino_resnet50_pretrain")),
       resnet50("mocov2_resnet50", moco_file),
       // Its cosines are those of non-negative vectors, hence higher than those of DINO's features.
@@ -133,6 +177,7 @@ inline std::shared_ptr<Backbone> make(const std::string& name, const BackboneOpt
               " has no keys; expected FeatureKind::kTokens");
   if (std::holds_alternative<TextureOptions>(entry.options)) return std::make_shared<TextureImpl>(options.texture());
   if (const auto* resnet = std::get_if<ResNetOptions>(&entry.options)) return std::make_shared<ResNetImpl>(*resnet);
+  if (const auto* net = std::get_if<ConvNeXtOptions>(&entry.options)) return std::make_shared<ConvNeXtImpl>(*net);
   auto transformer = std::get<VisionTransformerOptions>(entry.options);
   return std::make_shared<VisionTransformerImpl>(transformer.features(options.features()));
 }

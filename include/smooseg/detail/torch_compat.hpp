@@ -17,6 +17,15 @@
 
 #include "smooseg/tensor.hpp"
 
+/// Whether this LibTorch can load the packages (.pt2) that AOTInductor makes, by `AOTIModelPackageLoader` of the header
+/// named here (from 2.6 on).
+#if __has_include(<torch/csrc/inductor/aoti_package/model_package_loader.h>) && \
+    (TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 6))
+#define SMOOSEG_HAS_AOTI_PACKAGES 1
+#else
+#define SMOOSEG_HAS_AOTI_PACKAGES 0
+#endif
+
 namespace smooseg::detail {
 
 /// The key of a parameter in an optimiser's `state()`: text in older releases, an address in newer ones.

@@ -58,7 +58,7 @@ struct LoadOptions {
 
   /// Beginnings of names (after the prefix) that may be in the file although they are not wanted, such as "head.". Not
   /// needed for what known namings leave out anyway: the mask token, pooler and head of a transformer, the classifier
-  /// of a ResNet, `cluster_metrics` of SmooSeg's checkpoints.
+  /// of a ResNet or ConvNeXt, `cluster_metrics` of SmooSeg's checkpoints.
   TORCH_ARG(std::vector<std::string>, ignore);
 };
 
@@ -121,7 +121,7 @@ inline LoadReport compare(const TensorMap& state, const TensorMap& tensors, cons
   for (const auto& [name, target] : state) {
     const auto found = tensors.find(name);
     if (found == tensors.end()) {
-      report.missing.push_back(name);
+      if (!is_computed(name)) report.missing.push_back(name);
     } else if (const std::string problem = mismatch(target, found->second); !problem.empty()) {
       report.mismatched.push_back(name + ": " + problem);
     } else {
@@ -143,7 +143,8 @@ inline LoadReport compare(const TensorMap& state, const TensorMap& tensors, cons
 /// changed at all when this throws.
 ///
 /// A buffer without elements (whose size was not known before) takes the shape of the tensor. LibTorch does not list
-/// undefined buffers, so their names would be unexpected: define them as empty.
+/// undefined buffers, so their names would be unexpected: define them as empty. What a module computes itself (the
+/// periods of rotary positions) stays as it is where a file does not have it.
 /// @param source what errors call the tensors.
 /// @return what was found where; with `strict`, all is `loaded`.
 /// @throws c10::Error naming the source: with `strict`, if any tensor is missing, unexpected or of another shape (all
@@ -154,7 +155,8 @@ inline LoadReport load_tensors(torch::nn::Module& module, const TensorMap& tenso
   const auto wanted = [&](const std::string& name) { return state.count(name) > 0; };
   const detail::NamesFound found = detail::find_names(tensors, detail::namings(), wanted, options.prefix(), source);
   const detail::Naming& naming = found.naming == nullptr ? detail::namings().back() : *found.naming;
-  const TensorMap ours = detail::to_ours(tensors, naming, found.prefix, wanted);
+  detail::TensorParts parts;
+  const TensorMap ours = detail::to_ours(tensors, naming, found.prefix, wanted, &parts);
   LoadReport report = detail::compare(state, ours, options);
   report.prefix = found.prefix;
   report.naming = naming.name;
@@ -166,7 +168,16 @@ inline LoadReport load_tensors(torch::nn::Module& module, const TensorMap& tenso
     Tensor target = state.at(name);
     const Tensor& tensor = ours.at(name);
     if (detail::takes_any_shape(target)) target.resize_(tensor.sizes());
-    target.copy_(tensor);
+    const auto in_parts = parts.find(name);
+    if (in_parts == parts.end()) {
+      target.copy_(tensor);
+      continue;
+    }
+    int64_t row = 0;
+    for (const Tensor& part : in_parts->second) {
+      target.narrow(0, row, part.size(0)).copy_(part);
+      row += part.size(0);
+    }
   }
   return report;
 }

@@ -1,7 +1,7 @@
 #pragma once
 
-// The names that other programs give to the tensors of our modules: a table for each kind of module, and renaming by
-// it. To add a program, add a column or a table here.
+// The names that other programs give to the tensors of our modules, and renaming by the tables of them. To add a
+// program, add a column or a table in detail/name_tables.hpp.
 
 #include <ATen/Functions.h>
 #include <c10/util/Exception.h>
@@ -21,59 +21,13 @@
 #include <utility>
 #include <vector>
 
+#include "smooseg/io/detail/name_tables.hpp"
 #include "smooseg/io/detail/text.hpp"
 #include "smooseg/io/safetensors.hpp"
 
 namespace smooseg::io {
 
 namespace detail {
-
-/// A vision transformer's tensors, in our names (DINO's and DINOv2's own) and those of timm, of Hugging Face's ViTModel
-/// and of its Dinov2Model (with registers or not). '#' stands for a number, '*' for the rest, '{a,b,c}' for several
-/// tensors that ours holds one after the other along dimension 0; "" for what a program's model does not have.
-inline constexpr std::string_view kTransformerNames[][4] = {
-    {"cls_token", "cls_token", "embeddings.cls_token", "embeddings.cls_token"},
-    {"pos_embed", "pos_embed", "embeddings.position_embeddings", "embeddings.position_embeddings"},
-    {"register_tokens", "reg_token", "", "embeddings.register_tokens"},
-    {"patch_embed.proj.*", "patch_embed.proj.*", "embeddings.patch_embeddings.projection.*",
-     "embeddings.patch_embeddings.projection.*"},
-    {"blocks.#.norm1.*", "blocks.#.norm1.*", "encoder.layer.#.layernorm_before.*", "encoder.layer.#.norm1.*"},
-    {"blocks.#.attn.qkv.*", "blocks.#.attn.qkv.*", "encoder.layer.#.attention.attention.{query,key,value}.*",
-     "encoder.layer.#.attention.attention.{query,key,value}.*"},
-    {"blocks.#.attn.proj.*", "blocks.#.attn.proj.*", "encoder.layer.#.attention.output.dense.*",
-     "encoder.layer.#.attention.output.dense.*"},
-    {"blocks.#.ls1.gamma", "blocks.#.ls1.gamma", "", "encoder.layer.#.layer_scale1.lambda1"},
-    {"blocks.#.norm2.*", "blocks.#.norm2.*", "encoder.layer.#.layernorm_after.*", "encoder.layer.#.norm2.*"},
-    {"blocks.#.mlp.fc1.*", "blocks.#.mlp.fc1.*", "encoder.layer.#.intermediate.dense.*", "encoder.layer.#.mlp.fc1.*"},
-    {"blocks.#.mlp.fc2.*", "blocks.#.mlp.fc2.*", "encoder.layer.#.output.dense.*", "encoder.layer.#.mlp.fc2.*"},
-    {"blocks.#.mlp.w12.*", "blocks.#.mlp.fc1.*", "", "encoder.layer.#.mlp.weights_in.*"},
-    {"blocks.#.mlp.w3.*", "blocks.#.mlp.fc2.*", "", "encoder.layer.#.mlp.weights_out.*"},
-    {"blocks.#.ls2.gamma", "blocks.#.ls2.gamma", "", "encoder.layer.#.layer_scale2.lambda1"},
-    {"norm.*", "norm.*", "layernorm.*", "layernorm.*"},
-    // Hugging Face's names above are those of `save_pretrained`. In memory since transformers 5, and so in what
-    // `torch.save` wrote of a state dict, some are these.
-    {"blocks.#.norm1.*", "", "layers.#.layernorm_before.*", ""},
-    {"blocks.#.attn.qkv.*", "", "layers.#.attention.{q_proj,k_proj,v_proj}.*",
-     "encoder.layer.#.attention.{q_proj,k_proj,v_proj}.*"},
-    {"blocks.#.attn.proj.*", "", "layers.#.attention.o_proj.*", "encoder.layer.#.attention.o_proj.*"},
-    {"blocks.#.norm2.*", "", "layers.#.layernorm_after.*", ""},
-    {"blocks.#.mlp.fc1.*", "", "layers.#.mlp.fc1.*", ""},
-    {"blocks.#.mlp.fc2.*", "", "layers.#.mlp.fc2.*", ""},
-    {"blocks.#.mlp.w12.*", "", "", "encoder.layer.#.mlp.{gate_proj,up_proj}.*"},
-    {"blocks.#.mlp.w3.*", "", "", "encoder.layer.#.mlp.down_proj.*"},
-};
-
-/// A ResNet's tensors, whose names are torchvision's in DINO's and MoCo's files, in timm's and in ours.
-inline constexpr std::string_view kResNetNames[] = {"conv1.*", "bn1.*", "layer#.#.conv#.*", "layer#.#.bn#.*",
-                                                    "layer#.#.downsample.#.*"};
-
-/// The tensors of our Segmenter, in our names and those of SmooSeg's published checkpoints; those of its Projector and
-/// PrototypePredictor alone lack the first part. STEGO's checkpoints have the projector under the same names.
-inline constexpr std::string_view kSegmenterNames[][2] = {
-    {"projector.linear.*", "projection.cluster1.0.*"},   {"projector.mlp.0.*", "projection.cluster2.0.*"},
-    {"projector.mlp.2.*", "projection.cluster2.2.*"},    {"predictor.student", "prediction.local_clusters"},
-    {"predictor.teacher", "prediction.global_clusters"},
-};
 
 /// What '#' and '*' stand for in a name of the pattern's form; '@' is a number that is left out.
 inline std::optional<std::vector<std::string_view>> match(std::string_view pattern, std::string_view name) {
@@ -106,14 +60,14 @@ inline std::string fill(std::string_view pattern, const std::vector<std::string_
   return name;
 }
 
-/// "a.{b,c}" as "a.b" and "a.c".
+/// "a.{b,c}" as "a.b" and "a.c"; of "a.{b,,c}" the second is "".
 inline std::vector<std::string> alternatives(std::string_view pattern) {
   const size_t open = pattern.find('{'), close = pattern.find('}');
   if (open == std::string_view::npos) return {std::string(pattern)};
   const std::string before(pattern.substr(0, open)), after(pattern.substr(close + 1));
   std::istringstream inside(std::string(pattern.substr(open + 1, close - open - 1)));
   std::vector<std::string> all;
-  for (std::string part; std::getline(inside, part, ',');) all.push_back(before + part + after);
+  for (std::string part; std::getline(inside, part, ',');) all.push_back(part.empty() ? "" : before + part + after);
   return all;
 }
 
@@ -121,7 +75,7 @@ inline std::vector<std::string> alternatives(std::string_view pattern) {
 struct Naming {
   struct Rule {
     std::string ours;
-    std::vector<std::string> theirs;  ///< several: the parts of ours along dimension 0
+    std::vector<std::string> theirs;  ///< several: the parts of ours along dimension 0; "": one that is 0
   };
 
   std::string name;                         ///< as `with_names` knows it; empty: ours
@@ -175,11 +129,108 @@ inline void timm_to_theirs(TensorMap& tensors) {
   positions->second = positions->second.slice(1, 1);
 }
 
+/// Applies the masks of biases in DINOv3's published files: what is masked counts as 0, and may be anything, also no
+/// number. Periods in bfloat16 mean that all is rounded to it, see `RotaryPositions`.
+inline void published_rotary_to_ours(TensorMap& tensors) {
+  constexpr std::string_view kMask = "_mask";
+  TensorMap unmasked;
+  for (const auto& [name, mask] : tensors) {
+    if (!match("blocks.#.attn.qkv.bias_mask", name)) continue;
+    const std::string bias = name.substr(0, name.size() - kMask.size());
+    const auto found = tensors.find(bias);
+    if (found == tensors.end() || found->second.sizes() != mask.sizes()) continue;  // stays, for the report
+    unmasked[bias] = at::where(mask == 0, at::zeros_like(found->second), found->second);
+  }
+  for (const auto& [bias, tensor] : unmasked) {
+    tensors[bias] = tensor;
+    tensors.erase(bias + std::string(kMask));
+  }
+  const auto periods = tensors.find("rope_embed.periods");
+  if (periods == tensors.end()) return;
+  const bool rounds = periods->second.scalar_type() == torch::kBFloat16;
+  tensors["rope_embed.bfloat16"] = at::full({}, rounds, torch::kBool);
+}
+
+inline void published_rotary_to_theirs(TensorMap& tensors) {
+  TensorMap masks;
+  for (const auto& [name, bias] : tensors) {
+    if (!match("blocks.#.attn.qkv.bias", name) || bias.dim() != 1 || bias.size(0) % 3 != 0) continue;
+    const auto of_keys = [&](const Tensor& t) { return t.narrow(0, t.size(0) / 3, t.size(0) / 3); };
+    if (of_keys(bias).count_nonzero().item<int64_t>() > 0) continue;
+    masks[name + "_mask"] = at::ones_like(bias);
+    of_keys(masks[name + "_mask"]).zero_();
+  }
+  tensors.merge(masks);
+  const auto rounds = tensors.find("rope_embed.bfloat16"), periods = tensors.find("rope_embed.periods");
+  if (rounds == tensors.end() || periods == tensors.end()) return;
+  if (rounds->second.item<bool>()) periods->second = periods->second.to(torch::kBFloat16);
+  tensors.erase(rounds);
+}
+
+/// Where an MLP has a gate, its last layer is w3; timm and Hugging Face call it as that of an MLP without.
+inline void unpublished_rotary_to_ours(TensorMap& tensors) {
+  TensorMap renamed;
+  for (const auto& [name, tensor] : tensors) {
+    const auto found = match("blocks.#.mlp.fc2.*", name);
+    const bool gated = found && tensors.count(fill("blocks.#.mlp.w12.weight", {found->at(0)})) > 0;
+    renamed[gated ? fill("blocks.#.mlp.w3.*", *found) : name] = tensor;
+  }
+  tensors = std::move(renamed);
+}
+
+/// timm and Hugging Face compute the periods.
+inline void unpublished_rotary_to_theirs(TensorMap& tensors) {
+  tensors.erase("rope_embed.periods");
+  tensors.erase("rope_embed.bfloat16");
+}
+
+/// DINOv3's published ConvNeXts have their last norm twice.
+inline void published_convnext_to_theirs(TensorMap& tensors) {
+  for (const char* part : {"weight", "bias"}) {
+    const auto norm = tensors.find(std::string("norms.3.") + part);
+    if (norm != tensors.end()) tensors.emplace(std::string("norm.") + part, norm->second);
+  }
+}
+
+/// What a module computes itself where a file does not have it, as timm's and Hugging Face's never do.
+inline bool is_computed(const std::string& ours) {
+  return ends_with(ours, "rope_embed.periods") || ends_with(ours, "rope_embed.bfloat16");
+}
+
+/// Queries, keys and values without biases are those with biases of 0: so a module that has them takes a file that
+/// does not. Only where positions are not learned: of such models both kinds exist.
+template <class Wanted>
+void add_zero_biases(TensorMap& tensors, const Wanted& wanted) {
+  if (tensors.count("pos_embed") > 0 || wanted("pos_embed")) return;
+  TensorMap biases;
+  for (const auto& [name, tensor] : tensors) {
+    if (match("blocks.#.attn.qkv.bias", name)) return;
+    const auto found = match("blocks.#.attn.qkv.weight", name);
+    if (!found || tensor.dim() != 2) continue;
+    const std::string bias = fill("blocks.#.attn.qkv.bias", *found);
+    if (wanted(bias)) biases[bias] = at::zeros({tensor.size(0)}, tensor.options());
+  }
+  tensors.merge(biases);
+}
+
 /// All namings, those for the more specific modules first; of several with one name, `with_names` takes the first that
 /// fits.
 inline const std::vector<Naming>& namings() {
   static const std::vector<Naming> all = [] {
-    const std::vector<std::string> head{"mask_token", "head."}, pooler{"mask_token", "pooler."};
+    const std::vector<std::string> head{"mask_token", "head.", "rasa_head."}, pooler{"mask_token", "pooler."};
+    // What has rotary positions fits the names for learned ones too, so it comes first.
+    const std::vector<std::string> of_published{"mask_token", "head.", "local_cls_norm."};
+    std::vector<Naming> rotary{{"dino", {}, of_published, published_rotary_to_ours, published_rotary_to_theirs},
+                               {"timm", {}, head, unpublished_rotary_to_ours, unpublished_rotary_to_theirs},
+                               {"huggingface", {}, pooler, unpublished_rotary_to_ours, unpublished_rotary_to_theirs}};
+    std::vector<Naming> convnext{{"dino", {}, {"norm.", "head."}, nullptr, published_convnext_to_theirs},
+                                 {"timm", {}, {"head.fc."}},
+                                 {"huggingface", {}, pooler}};
+    for (size_t i = 0; i < rotary.size(); ++i) {
+      for (const auto& row : kRotaryTransformerNames) rotary[i].add(row[0], row[i + 1]);
+      for (const auto& row : kConvNeXtNames) convnext[i].add(row[0], row[i]);
+    }
+    for (const std::string part : {"weight", "bias"}) convnext[0].add("norm." + part, "norm." + part);
     std::vector<Naming> result{{"dino", {}, head},
                                {"timm", {}, head, timm_to_ours, timm_to_theirs},
                                {"huggingface", {}, pooler},
@@ -199,6 +250,8 @@ inline const std::vector<Naming>& namings() {
       authors.add(ours, theirs);
       authors.add(ours.substr(ours.find('.') + 1), theirs.substr(theirs.find('.') + 1));
     }
+    result.insert(result.begin(), rotary.begin(), rotary.end());
+    result.insert(result.end(), convnext.begin(), convnext.end());
     result.insert(result.end(), {dinov2_training, torchvision, authors, {"", {{"*", {"*"}}}, {}}});
     return result;
   }();
@@ -208,18 +261,22 @@ inline const std::vector<Naming>& namings() {
 /// Our name for a tensor of theirs, which is the whole of ours or one of several parts.
 struct OurName {
   std::string name;
-  size_t part, parts;
+  size_t part;
+  const Naming::Rule* rule;
+  std::vector<std::string> all;  ///< their names for the parts; "" for one that is 0
 };
 
-/// The first of our names for one of theirs that `accept(name)` accepts.
+/// The first of our names for one of theirs that `accept(OurName)` accepts.
 template <class Accept>
 std::optional<OurName> our_name(const Naming& naming, std::string_view theirs, const Accept& accept) {
   for (const Naming::Rule& rule : naming.rules) {
     for (size_t part = 0; part < rule.theirs.size(); ++part) {
-      const auto found = match(rule.theirs[part], theirs);
+      const auto found = rule.theirs[part].empty() ? std::nullopt : match(rule.theirs[part], theirs);
       if (!found) continue;
-      OurName ours{fill(rule.ours, *found), part, rule.theirs.size()};
-      if (accept(ours.name)) return ours;
+      OurName ours{fill(rule.ours, *found), part, &rule, {}};
+      for (const std::string& pattern : rule.theirs) ours.all.push_back(pattern.empty() ? "" : fill(pattern, *found));
+      ours.all[part] = theirs;  // also a number that is left out
+      if (accept(ours)) return ours;
     }
   }
   return std::nullopt;
@@ -238,7 +295,8 @@ std::map<std::string, std::set<std::string>> names_by_prefix(const TensorMap& te
                                                              const Accept& accept, const std::string& prefix) {
   std::map<std::string, std::set<std::string>> found;
   const auto look = [&](const std::string& name, size_t begin) {
-    const auto ours = our_name(naming, std::string_view(name).substr(begin), accept);
+    const auto ours =
+        our_name(naming, std::string_view(name).substr(begin), [&](const OurName& o) { return accept(o.name); });
     if (ours) found[name.substr(0, begin)].insert(ours->name);
   };
   for (const auto& [name, tensor] : tensors) {
@@ -286,60 +344,96 @@ NamesFound find_names(const TensorMap& tensors, const std::vector<Naming>& candi
   return chosen;
 }
 
+/// The tensors of a file that are parts of one of ours, by its name.
+using TensorParts = std::map<std::string, std::vector<Tensor>>;
+
+/// Parts that fit together as one tensor; undefined where they do not, or one is missing.
+/// @param parts undefined for what is 0 by the rule, which is filled in. @param later where the parts go instead, so that
+///   they need no memory twice: the result then has the shape and dtype of the whole, but not its elements.
+inline Tensor joined(const Naming::Rule& rule, std::vector<Tensor> parts, const std::string& name, TensorParts* later) {
+  const auto first = std::find_if(parts.begin(), parts.end(), [](const Tensor& t) { return t.defined(); });
+  if (first == parts.end() || first->dim() == 0) return {};
+  const Tensor model = *first;
+  int64_t rows = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (rule.theirs[i].empty()) parts[i] = at::zeros_like(model);
+    const bool fits = parts[i].defined() && parts[i].dim() > 0 && parts[i].scalar_type() == model.scalar_type() &&
+                      parts[i].sizes().slice(1) == model.sizes().slice(1);
+    if (!fits) return {};
+    rows += parts[i].size(0);
+  }
+  if (later == nullptr) return at::cat(parts);
+  (*later)[name] = std::move(parts);
+  auto shape = model.sizes().vec();
+  shape[0] = rows;
+  return at::empty({1}, model.options()).expand(shape);
+}
+
 /// The tensors under a prefix in our names; those that have none keep theirs.
 /// @param wanted tells which names stay although inference never reads them.
+/// @param later as for `joined`.
 template <class Wanted>
-TensorMap to_ours(const TensorMap& tensors, const Naming& naming, const std::string& prefix, const Wanted& wanted) {
+TensorMap to_ours(const TensorMap& tensors, const Naming& naming, const std::string& prefix, const Wanted& wanted,
+                  TensorParts* later = nullptr) {
   TensorMap result;
-  std::map<std::string, std::vector<std::pair<std::string, Tensor>>> parts;  // by our name, theirs in order
+  struct Parts {
+    OurName ours;
+    std::vector<Tensor> tensors;
+  };
+  std::map<std::string, Parts> parts;  // by our name
+  const auto are_all_there = [&](const OurName& ours) {
+    return std::all_of(ours.all.begin(), ours.all.end(),
+                       [&](const std::string& theirs) { return theirs.empty() || tensors.count(prefix + theirs) > 0; });
+  };
   for (auto it = tensors.lower_bound(prefix); it != tensors.end(); ++it) {
     if (!starts_with(it->first, prefix)) break;
     const std::string theirs = it->first.substr(prefix.size());
     if (naming.is_unused(theirs) && !wanted(theirs)) continue;
-    const auto ours = our_name(naming, theirs, [](const std::string&) { return true; });
-    if (ours && ours->parts > 1) {
-      auto& list = parts[ours->name];
-      list.resize(ours->parts);
-      list[ours->part] = {theirs, it->second};
+    const auto ours = our_name(naming, theirs, are_all_there);
+    if (ours && ours->all.size() > 1) {
+      Parts& of_ours = parts.try_emplace(ours->name, Parts{*ours, std::vector<Tensor>(ours->all.size())}).first->second;
+      of_ours.tensors[ours->part] = it->second;
     } else {
       result[ours ? ours->name : theirs] = it->second;
     }
   }
-  for (const auto& [name, list] : parts) {
-    std::vector<Tensor> whole;
-    for (const auto& [theirs, tensor] : list) {
-      // Parts that do not fit together stay as they are, for the report.
-      const bool fits = tensor.defined() && list[0].second.defined() && tensor.dim() > 0 &&
-                        tensor.sizes().slice(1) == list[0].second.sizes().slice(1) &&
-                        tensor.scalar_type() == list[0].second.scalar_type();
-      if (fits) whole.push_back(tensor);
+  for (const auto& [name, of_ours] : parts) {
+    const Tensor whole = joined(*of_ours.ours.rule, of_ours.tensors, name, later);
+    if (whole.defined()) {
+      result[name] = whole;
+      continue;
     }
-    if (whole.size() == list.size()) result[name] = at::cat(whole);
-    for (const auto& [theirs, tensor] : list) {
-      if (whole.size() < list.size() && tensor.defined()) result[theirs] = tensor;
+    for (size_t i = 0; i < of_ours.tensors.size(); ++i) {  // they stay as they are, for the report
+      if (of_ours.tensors[i].defined()) result[of_ours.ours.all[i]] = of_ours.tensors[i];
     }
   }
   if (naming.to_ours != nullptr) naming.to_ours(result);
+  add_zero_biases(result, wanted);
   return result;
 }
 
-/// The tensors in their names, and ""; or no tensors, and the first of our names that they have no name for.
-inline std::pair<TensorMap, std::string> to_theirs(TensorMap tensors, const Naming& naming) {
+/// The tensors in their names, and those of our names that they have none for.
+inline std::pair<TensorMap, std::vector<std::string>> to_theirs(TensorMap tensors, const Naming& naming) {
   if (naming.to_theirs != nullptr) naming.to_theirs(tensors);
   TensorMap result;
+  std::vector<std::string> without;
   for (const auto& [name, tensor] : tensors) {
     const auto rule = std::find_if(naming.rules.begin(), naming.rules.end(),
                                    [&ours = name](const Naming::Rule& r) { return match(r.ours, ours).has_value(); });
-    if (rule == naming.rules.end()) return {TensorMap(), name};
-    const auto found = *match(rule->ours, name);
-    const auto parts = static_cast<int64_t>(rule->theirs.size());
-    if (parts > 1 && (tensor.dim() == 0 || tensor.size(0) % parts != 0)) return {TensorMap(), name};
-    for (int64_t part = 0; part < parts; ++part) {
-      result[fill(rule->theirs[static_cast<size_t>(part)], found)] =
-          parts == 1 ? tensor : tensor.chunk(parts)[static_cast<size_t>(part)];
+    const auto parts = rule == naming.rules.end() ? 0 : static_cast<int64_t>(rule->theirs.size());
+    bool fits = parts == 1 || (parts > 1 && tensor.dim() > 0 && tensor.size(0) % parts == 0);
+    for (int64_t part = 0; fits && part < parts; ++part) {
+      const std::string& theirs = rule->theirs[static_cast<size_t>(part)];
+      const Tensor value = parts == 1 ? tensor : tensor.chunk(parts)[static_cast<size_t>(part)];
+      if (theirs.empty()) {
+        fits = value.count_nonzero().item<int64_t>() == 0;
+      } else {
+        result[fill(theirs, *match(rule->ours, name))] = value;
+      }
     }
+    if (!fits) without.push_back(name);
   }
-  return {result, ""};
+  return {result, without};
 }
 
 }  // namespace detail
@@ -349,7 +443,7 @@ inline std::pair<TensorMap, std::string> to_theirs(TensorMap tensors, const Nami
 inline std::vector<std::string> known_namings() {
   std::vector<std::string> names;
   for (const detail::Naming& naming : detail::namings()) {
-    const bool is_new = names.empty() || names.back() != naming.name;
+    const bool is_new = std::find(names.begin(), names.end(), naming.name) == names.end();
     if (!naming.name.empty() && is_new) names.push_back(naming.name);
   }
   return names;
@@ -357,9 +451,10 @@ inline std::vector<std::string> known_namings() {
 
 /// The tensors of a file in our names, without a prefix and without what inference never reads (a mask token, a head).
 /// No module is needed: the naming and the prefix are those under which the most names are known.
-/// @param tensors of a transformer, a ResNet or a SmooSeg checkpoint, in any known naming, as from `read_tensors`.
+/// @param tensors of a transformer, a ResNet, a ConvNeXt or a SmooSeg checkpoint, in any known naming, as from `read_tensors`.
 /// @param source what errors call the tensors.
-/// @throws c10::Error naming the source where no name is known, or several copies of a network are equally good.
+/// @throws c10::Error naming the source where no name is known, several copies of a network are equally good, or some
+///   names of a backbone's are not known: then it is another network, of which a part alone would be taken.
 inline TensorMap with_our_names(const TensorMap& tensors, const std::string& source) {
   auto named = detail::namings();
   named.pop_back();  // ours for any module: whatever it is would be known
@@ -367,7 +462,18 @@ inline TensorMap with_our_names(const TensorMap& tensors, const std::string& sou
       tensors, named, [](const std::string&) { return true; }, "", source);
   TORCH_CHECK(found.naming != nullptr, source, ": none of its ", tensors.size(), " names is known",
               tensors.empty() ? "" : "; the first is '" + tensors.begin()->first + "'");
-  return detail::to_ours(tensors, *found.naming, found.prefix, [](const std::string&) { return false; });
+  TensorMap ours = detail::to_ours(tensors, *found.naming, found.prefix, [](const std::string&) { return false; });
+  if (found.naming->name == "authors") return ours;  // a checkpoint, which holds more than the network
+  const auto is_ours = [&](const auto& item) {
+    const auto& rules = found.naming->rules;
+    return detail::is_computed(item.first) || std::any_of(rules.begin(), rules.end(), [&](const auto& rule) {
+             return detail::match(rule.ours, item.first).has_value();
+           });
+  };
+  const auto unknown = std::find_if_not(ours.begin(), ours.end(), is_ours);
+  TORCH_CHECK(unknown == ours.end(), source, ": fits no known naming: ", found.count, " of its ", tensors.size(),
+              " names are known, but not '", unknown->first, "'");
+  return ours;
 }
 
 /// Tensors in another program's names.
@@ -375,17 +481,17 @@ inline TensorMap with_our_names(const TensorMap& tensors, const std::string& sou
 /// @param naming one of `known_namings()`.
 /// @throws c10::Error for another naming, and naming the tensor that the other program's model does not have.
 inline TensorMap with_names(const TensorMap& tensors, const std::string& naming) {
-  std::string without;
+  std::vector<std::string> without;  // of the naming that fits best
   for (const detail::Naming& candidate : detail::namings()) {
     if (naming.empty() || candidate.name != naming) continue;
     auto [renamed, missing] = detail::to_theirs(tensors, candidate);
     if (missing.empty()) return std::move(renamed);
-    without = missing;
+    if (without.empty() || missing.size() < without.size()) without = missing;
   }
   std::string known;
   for (const std::string& name : known_namings()) known += (known.empty() ? "" : ", ") + name;
   TORCH_CHECK(!without.empty(), "with_names: expected one of ", known, ", got '", naming, "'");
-  TORCH_CHECK(false, "with_names: '", without, "' has no name in the naming '", naming, "'");
+  TORCH_CHECK(false, "with_names: '", without[0], "' has no name in the naming '", naming, "'");
 }
 
 }  // namespace smooseg::io

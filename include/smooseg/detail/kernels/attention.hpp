@@ -1,6 +1,6 @@
 #pragma once
 
-// Self-attention, softmax(q k^T / sqrt(d)) v, that never holds all N x N scores.
+// Self-attention, softmax(q k^T / sqrt(d)) v, that never holds all N x N scores; with rotary positions or without.
 
 #include <ATen/Functions.h>
 #include <c10/util/BFloat16.h>
@@ -16,6 +16,7 @@
 #include "smooseg/detail/kernels/bfloat16_attention.hpp"
 #include "smooseg/detail/kernels/math.hpp"
 #include "smooseg/detail/kernels/products.hpp"
+#include "smooseg/detail/kernels/rotation.hpp"
 #include "smooseg/detail/kernels/rows.hpp"
 #include "smooseg/detail/kernels/simd.hpp"
 #include "smooseg/detail/torch_compat.hpp"
@@ -34,18 +35,32 @@ struct AttentionKernel {
   }
 
   /// @param q (queries,d). @param k, v (tokens,d). @param out (queries,d).
+  /// @param turns of the tokens, by which keys and queries are turned on their way into the cache. @param first the
+  ///   first query's token.
   template <Isa isa, class T, class In>
   SMOOSEG_INLINE static void run(int64_t queries, int64_t tokens, int64_t d, Rows<const In> q, Rows<const In> k,
-                                 Rows<const In> v, Rows<In> out, T* scratch) {
+                                 Rows<const In> v, Rows<In> out, T* scratch, Turns<T> turns = {}, int64_t first = 0) {
     const Rows<T> keys{scratch, tokens + kPadding}, values{keys[d], d}, block{values[tokens + kPadding], d};
     const Rows<T> scores{block[kQueries], tokens};
     T* const sums = scores[kQueries];
-    transpose<T>(tokens, d, k, keys);
+    if (turns.defined()) {
+      for (int64_t i = 0; i < tokens; i += kQueries) {
+        const int64_t count = std::min(kQueries, tokens - i);
+        Rotate::run<isa, T>(count, d, k.at(i, 0), turns.from(i), T{1}, block);
+        transpose<T>(count, d, constant(block), keys.at(0, i));
+      }
+    } else {
+      transpose<T>(tokens, d, k, keys);
+    }
     copy(tokens, d, v, values, T{1});
     const T scale = 1 / std::sqrt(static_cast<T>(d));
     for (int64_t i = 0; i < queries; i += kQueries) {
       const int64_t count = std::min(kQueries, queries - i);
-      copy(count, d, q.at(i, 0), block, scale);
+      if (turns.defined()) {
+        Rotate::run<isa, T>(count, d, q.at(i, 0), turns.from(first + i), scale, block);
+      } else {
+        copy(count, d, q.at(i, 0), block, scale);
+      }
       RowProduct::run<isa, T>(count, d, tokens, constant(block), constant(keys), nullptr, scores);
       for (int64_t m = 0; m < count; ++m) sums[m] = exponentials<isa, T>(tokens, scores[m]);
       RowProduct::run<isa, T>(count, tokens, d, constant(scores), constant(values), nullptr, block);
@@ -118,7 +133,7 @@ inline bool has_attention_kernel(const Tensor& qkv) {
   return has_dtype && !(qkv.requires_grad() && torch::GradMode::is_enabled());
 }
 
-/// Calls f(queries, q, k, v, out, scratch) for parts of each image's and head's queries, on all threads.
+/// Calls f(queries, first query, q, k, v, out, scratch) for parts of each image's and head's queries, on all threads.
 /// @param scratch_size numbers of type T that f needs to work with.
 template <class T, class In, class F>
 void for_heads(const Tensor& qkv, int64_t heads, Tensor& out, int64_t scratch_size, const F& f) {
@@ -133,34 +148,38 @@ void for_heads(const Tensor& qkv, int64_t heads, Tensor& out, int64_t scratch_si
     for (int64_t task = group; task < tasks; task += groups) {
       const int64_t first = task % parts * count, head = task / parts % heads, b = task / parts / heads;
       const Rows<const In> q{from + b * tokens * 3 * channels + head * d, 3 * channels};
-      f(std::min(count, tokens - first), q.at(first, 0), q.at(0, channels), q.at(0, 2 * channels),
+      f(std::min(count, tokens - first), first, q.at(first, 0), q.at(0, channels), q.at(0, 2 * channels),
         Rows<In>{to + (b * tokens + first) * channels + head * d, channels}, buffer.data());
     }
   });
 }
 
-/// Attention with arithmetic in T.
+/// Attention with arithmetic in T, in which the rotation is too.
 template <class T, class In>
-void run_attention(const Tensor& qkv, int64_t heads, Tensor& out) {
+void run_attention(const Tensor& qkv, int64_t heads, const Rotation& rotation, Tensor& out) {
   const int64_t tokens = qkv.size(1), d = out.size(2) / heads;
+  const Turns<T> turns = turns_of<T>(rotation);
   for_heads<T, In>(qkv, heads, out, AttentionKernel::scratch_size(tokens, d),
-                   [&](int64_t queries, Rows<const In> q, Rows<const In> k, Rows<const In> v, Rows<In> to, T* scratch) {
-                     run_kernel<AttentionKernel>(machine_isa(), queries, tokens, d, q, k, v, to, scratch);
+                   [&](int64_t queries, int64_t first, Rows<const In> q, Rows<const In> k, Rows<const In> v,
+                       Rows<In> to, T* scratch) {
+                     run_kernel<AttentionKernel>(machine_isa(), queries, tokens, d, q, k, v, to, scratch, turns, first);
                    });
 }
 
-inline void run_bfloat16_attention(const Tensor& qkv, int64_t heads, Tensor& out) {
+inline void run_bfloat16_attention(const Tensor& qkv, int64_t heads, const Rotation& rotation, Tensor& out) {
   using B = c10::BFloat16;
 #if SMOOSEG_HAS_BFLOAT16
   const int64_t tokens = qkv.size(1), d = out.size(2) / heads;
   if (machine_has_bfloat16() && d % 2 == 0) {
     const BFloat16Attention kernel(tokens, d);
-    return for_heads<float, B>(qkv, heads, out, kernel.scratch_size(),
-                               [&](int64_t queries, Rows<const B> q, Rows<const B> k, Rows<const B> v, Rows<B> to,
-                                   float* scratch) { kernel.run(queries, q, k, v, to, scratch); });
+    const Turns<float> turns = turns_of<float>(rotation);
+    return for_heads<float, B>(
+        qkv, heads, out, kernel.scratch_size(),
+        [&](int64_t queries, int64_t first, Rows<const B> q, Rows<const B> k, Rows<const B> v, Rows<B> to,
+            float* scratch) { kernel.run(queries, q, k, v, to, scratch, turns, first); });
   }
 #endif
-  run_attention<float, B>(qkv, heads, out);
+  run_attention<float, B>(qkv, heads, rotation, out);
 }
 
 /// softmax(q k^T / sqrt(d)) v by LibTorch's operators, which record gradients; for a few images' and queries' scores at
@@ -186,30 +205,33 @@ inline Tensor blocked_attention(const Tensor& q, const Tensor& k, const Tensor& 
 
 /// softmax(q k^T / sqrt(d)) v for each head, by the best means at hand; gradients are recorded.
 /// @param qkv (B,N,3 heads d): the queries of all heads, then their keys, then their values.
+/// @param rotation of the N tokens, by which queries and keys are turned before.
 /// @return (B,N,heads d).
-inline Tensor attention(const Tensor& qkv, int64_t heads) {
+inline Tensor attention(const Tensor& qkv, int64_t heads, const Rotation& rotation = {}) {
   const int64_t batch = qkv.size(0), tokens = qkv.size(1), channels = qkv.size(2) / 3;
   if (has_attention_kernel(qkv)) {
     const Tensor contiguous = qkv.contiguous();
+    const Rotation turn = rotation.to(qkv.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32);
     Tensor out = torch::empty({batch, tokens, channels}, qkv.options());
     switch (qkv.scalar_type()) {
       case torch::kFloat64:
-        run_attention<double, double>(contiguous, heads, out);
+        run_attention<double, double>(contiguous, heads, turn, out);
         break;
       case torch::kFloat32:
-        run_attention<float, float>(contiguous, heads, out);
+        run_attention<float, float>(contiguous, heads, turn, out);
         break;
       case torch::kHalf:
-        run_attention<float, c10::Half>(contiguous, heads, out);
+        run_attention<float, c10::Half>(contiguous, heads, turn, out);
         break;
       default:
-        run_bfloat16_attention(contiguous, heads, out);
+        run_bfloat16_attention(contiguous, heads, turn, out);
     }
     return out;
   }
   const Tensor parts = qkv.reshape({batch, tokens, 3, heads, -1}).permute({2, 0, 3, 1, 4});
-  const Tensor fused = fused_attention(parts[0], parts[1], parts[2]);
-  const Tensor out = fused.defined() ? fused : blocked_attention(parts[0], parts[1], parts[2]);
+  const Tensor q = rotated(parts[0], rotation), k = rotated(parts[1], rotation);
+  const Tensor fused = fused_attention(q, k, parts[2]);
+  const Tensor out = fused.defined() ? fused : blocked_attention(q, k, parts[2]);
   return out.transpose(1, 2).flatten(2);
 }
 

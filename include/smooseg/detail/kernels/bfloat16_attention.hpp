@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "smooseg/detail/kernels/math.hpp"
+#include "smooseg/detail/kernels/rotation.hpp"
 #include "smooseg/detail/kernels/rows.hpp"
 #include "smooseg/detail/kernels/simd.hpp"
 
@@ -47,22 +48,26 @@ class BFloat16Attention {
 
   /// Numbers of 32 bits that `run` needs as scratch.
   int64_t scratch_size() const {
-    return d_ / 2 * keys_ + token_pairs() * columns_ + kQueries * (padded(tokens_) + columns_ + token_pairs());
+    return d_ / 2 * keys_ + token_pairs() * columns_ + kQueries * (padded(tokens_) + columns_ + token_pairs() + d_ / 2);
   }
 
   /// @param q (queries,d). @param k, v (tokens,d). @param out (queries,d).
+  /// @param turns of the tokens, by which keys and queries are turned. @param first the first query's token.
   SMOOSEG_TARGET_BFLOAT16 void run(int64_t queries, Rows<const c10::BFloat16> q, Rows<const c10::BFloat16> k,
-                                   Rows<const c10::BFloat16> v, Rows<c10::BFloat16> out, float* scratch) const {
+                                   Rows<const c10::BFloat16> v, Rows<c10::BFloat16> out, float* scratch,
+                                   const Turns<float>& turns, int64_t first) const {
     const Rows<uint32_t> keys{reinterpret_cast<uint32_t*>(scratch), keys_}, values{keys[d_ / 2], columns_};
     const Rows<uint32_t> weights{values[token_pairs()], token_pairs()};
     const Rows<float> scores{reinterpret_cast<float*>(weights[kQueries]), padded(tokens_)};
     const Rows<float> sums{scores[kQueries], columns_};
-    pack_keys(k, keys);
+    const Rows<c10::BFloat16> turned{reinterpret_cast<c10::BFloat16*>(sums[kQueries]), d_};
+    pack_keys(k, turns, turned, keys);
     pack_values(v, values);
     const float scale = 1 / std::sqrt(static_cast<float>(d_));
     for (int64_t i = 0; i < queries; i += kQueries) {
       const int64_t count = std::min(kQueries, queries - i);
-      const Rows<const uint32_t> pairs{reinterpret_cast<const uint32_t*>(q[i]), q.stride / 2};
+      const Rows<const c10::BFloat16> block = turned_rows(count, q.at(i, 0), turns.from(first + i), turned);
+      const Rows<const uint32_t> pairs{reinterpret_cast<const uint32_t*>(block.data), block.stride / 2};
       product(count, d_ / 2, padded(tokens_), pairs, keys, scores);
       float totals[kQueries];
       for (int64_t m = 0; m < count; ++m) totals[m] = exponentials(scale, scores[m], weights[m]);
@@ -80,13 +85,23 @@ class BFloat16Attention {
   /// Pairs of tokens, of which rows of weights consist: whole vectors.
   int64_t token_pairs() const { return padded(tokens_) / 2; }
 
+  /// Rows as they are, or turned in the place for them where there is something to turn them by.
+  Rows<const c10::BFloat16> turned_rows(int64_t count, Rows<const c10::BFloat16> rows, const Turns<float>& turns,
+                                        Rows<c10::BFloat16> place) const {
+    if (!turns.defined()) return rows;
+    run_kernel<Rotate>(machine_isa(), count, d_, rows, turns, 1.f, place);
+    return {place.data, place.stride};
+  }
+
   /// Pairs of channels, channels first; 0 for what is no token.
-  void pack_keys(Rows<const c10::BFloat16> k, Rows<uint32_t> keys) const {
+  void pack_keys(Rows<const c10::BFloat16> k, const Turns<float>& turns, Rows<c10::BFloat16> turned,
+                 Rows<uint32_t> keys) const {
     for (int64_t c = 0; c < d_ / 2; ++c) std::fill(keys[c] + tokens_, keys[c] + padded(tokens_), 0u);
     for (int64_t i = 0; i < tokens_; i += kLanes) {  // whole lines of the cache are written
       const int64_t count = std::min(kLanes, tokens_ - i);
+      const Rows<const c10::BFloat16> rows = turned_rows(count, k.at(i, 0), turns.from(i), turned);
       for (int64_t c = 0; c < d_ / 2; ++c) {
-        for (int64_t j = 0; j < count; ++j) std::memcpy(keys[c] + i + j, k[i + j] + 2 * c, sizeof(uint32_t));
+        for (int64_t j = 0; j < count; ++j) std::memcpy(keys[c] + i + j, rows[j] + 2 * c, sizeof(uint32_t));
       }
     }
   }
