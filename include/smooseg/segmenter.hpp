@@ -117,8 +117,9 @@ class SegmenterImpl : public torch::nn::Module {
     constexpr auto kName = "smooseg::Segmenter::code";
     detail::check_map(images, kName, "images", "(B,3,H,W)", 4);
     const int64_t p = backbone->patch_size(), height = images.size(2), width = images.size(3);
-    TORCH_CHECK(images.size(1) == 3 && height >= p && width >= p, kName, ": expected images of shape (B,3,H,W) of at ",
-                "least a patch of ", p, " x ", p, " pixels, got ", detail::shape_of(images));
+    TORCH_CHECK(images.size(1) == backbone->input_channels() && height >= p && width >= p, kName,
+                ": expected images of shape (B,", backbone->input_channels(), ",H,W) of at least a patch of ", p, " x ",
+                p, " pixels, got ", detail::shape_of(images));
     const torch::NoGradGuard no_grad;
     const int64_t right = (p - width % p) % p, below = (p - height % p) % p;
     const Tensor padded = right + below == 0 ? images : at::replication_pad2d(images, {0, right, 0, below});
@@ -134,12 +135,26 @@ class SegmenterImpl : public torch::nn::Module {
   /// its similarities.
   Tensor logits(const Tensor& images, int64_t out_height, int64_t out_width) {
     check_size(out_height, out_width, "smooseg::Segmenter::logits");
+    return logits_of_rows(code(images), images, out_height, out_width, 0, out_height);
+  }
+
+  /// Some rows of the same, for those who have no room for all of them.
+  /// @param code what `code(images)` gave. @param begin, end the rows, 0 <= begin < end <= out_height.
+  /// @return (B,K,end-begin,out_width).
+  Tensor logits_of_rows(const Tensor& code, const Tensor& images, int64_t out_height, int64_t out_width, int64_t begin,
+                        int64_t end) {
+    constexpr auto kName = "smooseg::Segmenter::logits_of_rows";
+    check_size(out_height, out_width, kName);
+    detail::check_map(code, kName, "code", "(B,D,h,w)", 4);
+    detail::check_map(images, kName, "images", "(B,3,H,W)", 4);
+    TORCH_CHECK(0 <= begin && begin < end && end <= out_height, kName, ": expected rows within 0..", out_height,
+                ", got ", begin, " to ", end);
     const torch::NoGradGuard no_grad;
-    const Tensor z = code(images);
     const Tensor result =
-        torch::empty({z.size(0), predictor->options.num_classes(), out_height, out_width}, z.options());
-    for_each_strip(z, images, out_height, out_width, [&](const Tensor& strip, int64_t y, int64_t rows) {
-      result.narrow(2, y, rows).copy_(functional::prototype_logits(predictor->teacher, strip));
+        torch::empty({code.size(0), predictor->options.num_classes(), end - begin, out_width}, code.options());
+    for_each_strip(code, begin, end, out_width, [&](int64_t first, int64_t last) {
+      const Tensor strip = upsample(code, images, out_height, out_width, first, last);
+      result.slice(2, first - begin, last - begin).copy_(functional::prototype_logits(predictor->teacher, strip));
     });
     return result;
   }
@@ -158,8 +173,8 @@ class SegmenterImpl : public torch::nn::Module {
     const Tensor unit = CosineCloseness{}.embed(predictor->teacher.t().unsqueeze(0)).transpose(1, 2);
     const Tensor dots = unit.matmul(z.flatten(2)).view({z.size(0), -1, z.size(2), z.size(3)});
     const Tensor result = torch::empty({z.size(0), out_height, out_width}, z.options().dtype(torch::kInt64));
-    for_each_strip(dots, images, out_height, out_width, [&](const Tensor& strip, int64_t y, int64_t rows) {
-      result.narrow(1, y, rows).copy_(strip.argmax(1));
+    for_each_strip(dots, 0, out_height, out_width, [&](int64_t first, int64_t last) {
+      result.slice(1, first, last).copy_(upsample(dots, images, out_height, out_width, first, last).argmax(1));
     });
     return result;
   }
@@ -177,16 +192,12 @@ class SegmenterImpl : public torch::nn::Module {
                 " x ", out_width);
   }
 
-  /// Upsamples a map (B,C,h,w) of the pictures' patches and calls f(strip, y, rows) for the rows from y on, strip by
-  /// strip.
+  /// Calls f(first, last) for the rows begin to end of an output, few enough at a time that a strip of a map (B,C,h,w)
+  /// upsampled to them is small.
   template <class F>
-  void for_each_strip(const Tensor& map, const Tensor& images, int64_t out_height, int64_t out_width,
-                      const F& f) const {
+  static void for_each_strip(const Tensor& map, int64_t begin, int64_t end, int64_t out_width, const F& f) {
     const int64_t rows = std::max<int64_t>(1, kStripElements / (map.size(0) * map.size(1) * out_width));
-    for (int64_t y = 0; y < out_height; y += rows) {
-      const int64_t end = std::min(y + rows, out_height);
-      f(upsample(map, images.size(2), images.size(3), out_height, out_width, y, end), y, end - y);
-    }
+    for (int64_t first = begin; first < end; first += rows) f(first, std::min(first + rows, end));
   }
 
   /// The backbone's features, their shape checked.
@@ -224,15 +235,15 @@ class SegmenterImpl : public torch::nn::Module {
     return result;
   }
 
-  /// Rows begin to end of a map (B,C,h,w) of patches, upsampled bilinearly (corners not aligned) to a picture of
-  /// out_height x out_width; the picture that the map belongs to measures height x width.
-  Tensor upsample(const Tensor& map, int64_t height, int64_t width, int64_t out_height, int64_t out_width,
-                  int64_t begin, int64_t end) const {
+  /// Rows begin to end of a map (B,C,h,w) of the images' patches, upsampled bilinearly (corners not aligned) to
+  /// out_height x out_width.
+  Tensor upsample(const Tensor& map, const Tensor& images, int64_t out_height, int64_t out_width, int64_t begin,
+                  int64_t end) const {
     const auto cells = [&](int64_t pixels) {
       return static_cast<double>(pixels) / static_cast<double>(backbone->patch_size());
     };
-    const detail::AxisSamples y(out_height, begin, end, cells(height), map.size(2), map.device());
-    const detail::AxisSamples x(out_width, 0, out_width, cells(width), map.size(3), map.device());
+    const detail::AxisSamples y(out_height, begin, end, cells(images.size(2)), map.size(2), map.device());
+    const detail::AxisSamples x(out_width, 0, out_width, cells(images.size(3)), map.size(3), map.device());
     return x.interpolate(y.interpolate(map, 2), 3);
   }
 };

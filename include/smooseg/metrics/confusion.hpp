@@ -68,7 +68,7 @@ class ConfusionMatrix {
 
   /// Matches clusters with classes and scores them; see `metrics::scores`.
   /// @throws std::invalid_argument where no labelled pixel was counted.
-  Scores scores() const { return metrics::scores(counts_); }
+  Scores scores(const Protocol& protocol = {}) const { return metrics::scores(counts_, protocol); }
 
  private:
   static void check_integer(const Tensor& tensor, const char* argument) {
