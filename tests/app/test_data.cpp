@@ -35,7 +35,7 @@ TEST_CASE("transforms agree with torchvision over PIL to the pixel", "[transform
     const Tensor image = transformed(g.at(n + "image"), square);
     CHECK(image.equal(g.at(n + "image_out")));
     CHECK(transformed(g.at(n + "label"), square).equal(g.at(n + "label_out")));
-    CHECK(normalize(image).equal(g.at(n + "normalized")));
+    CHECK(normalize(image, {}).equal(g.at(n + "normalized")));
     for (int64_t k = 0; k < Transform::kFive; ++k) {
       CHECK(transformed(g.at(n + "image"), {0, false, k}).equal(g.at(n + "five_crop." + std::to_string(k))));
     }
@@ -110,15 +110,15 @@ TEST_CASE("crops are decoded to the bits of the whole picture's", "[crops]") {
       const fs::path path = dataset.samples[static_cast<size_t>(i)].image;
       INFO(path << " to " << side);
       const Tensor whole = read_image(path);
-      CHECK(center.images({i})[0].equal(normalize(transformed(whole, {side, true}))));
+      CHECK(center.images({i}, {})[0].equal(normalize(transformed(whole, {side, true}), {})));
       // All five in one pass through the file, in any order, and one twice.
-      const Tensor images = five.images({5 * i + 4, 5 * i, 5 * i + 1, 5 * i + 1, 5 * i + 3, 5 * i + 2});
+      const Tensor images = five.images({5 * i + 4, 5 * i, 5 * i + 1, 5 * i + 1, 5 * i + 3, 5 * i + 2}, {});
       int64_t at = 0;
       for (const int64_t crop : {4, 0, 1, 1, 3, 2}) {
-        CHECK(images[at++].equal(normalize(transformed(whole, {side, true, crop}))));
+        CHECK(images[at++].equal(normalize(transformed(whole, {side, true, crop}), {})));
       }
     }
-    CHECK(center.images({3, 1, 1})[2].equal(center.images({1})[0]));
+    CHECK(center.images({3, 1, 1}, {})[2].equal(center.images({1}, {})[0]));
   }
   // What nobody sees is checked all the same.
   Bytes cut = load(dir.path / "baseline22.jpg");
@@ -126,7 +126,7 @@ TEST_CASE("crops are decoded to the bits of the whole picture's", "[crops]") {
   save(dir.path / "baseline22.jpg", cut);
   const Crops corner(dataset, 8, true);
   for (int64_t i = 0; i < picture_count; ++i) {
-    const auto error = error_of([&] { corner.images({5 * i}); });
+    const auto error = error_of([&] { corner.images({5 * i}, {}); });
     const bool damaged = dataset.samples[static_cast<size_t>(i)].name == "baseline22";
     CHECK(error.empty() != damaged);
     if (damaged) CHECK(error.find("baseline22.jpg: expected an intact JPEG") != std::string::npos);
@@ -138,9 +138,9 @@ TEST_CASE("a picture without such crops is named", "[crops]") {
   save(dir.path / "thin.png", png_bytes({3, 1, 8, PNG_COLOR_TYPE_RGB}, Bytes(9)));
   save(dir.path / "wide.png", png_bytes({90000, 2, 8, PNG_COLOR_TYPE_RGB}, Bytes(540000)));
   const Dataset dataset = open_dataset(dir.path, "train");
-  CHECK_ERROR(Crops(dataset, 8, true).images({0}),
+  CHECK_ERROR(Crops(dataset, 8, true).images({0}, {}),
               "thin.png: five_crop: expected a picture of at least 2 x 2 pixels, got 1 x 3");
-  CHECK_ERROR(Crops(dataset, 224, false).images({1}),
+  CHECK_ERROR(Crops(dataset, 224, false).images({1}, {}),
               "wide.png: resize: expected at most 100000000 pixels, got 224 x ");
 }
 
@@ -159,9 +159,11 @@ TEST_CASE("transforms by hand", "[transforms]") {
 
   const Tensor pixel = torch::tensor({0, 255, 51}, torch::kUInt8).view({1, 1, 3});
   const Tensor expected = torch::tensor({-0.485 / 0.229, (1 - 0.456) / 0.224, (0.2 - 0.406) / 0.225}).view({3, 1, 1});
-  CHECK(relative_error(normalize(pixel), expected) < 1e-6);
+  CHECK(relative_error(normalize(pixel, {}), expected) < 1e-6);
+  const Tensor other = torch::tensor({-0.1 / 0.5, (1 - 0.2) / 0.25, (0.2 - 0.3) / 2}).view({3, 1, 1});
+  CHECK(relative_error(normalize(pixel, {{0.1, 0.2, 0.3}, {0.5, 0.25, 2}}), other) < 1e-6);
   const Tensor target = torch::zeros({2, 3, 5, 4});
-  CHECK(normalize(pixel.expand({5, 4, 3}), target[1]).data_ptr() == target[1].data_ptr());
+  CHECK(normalize(pixel.expand({5, 4, 3}), {}, target[1]).data_ptr() == target[1].data_ptr());
   CHECK(relative_error(target[1], expected.expand({3, 5, 4})) < 1e-6);
   CHECK(target[0].eq(0).all().item<bool>());
 
@@ -174,8 +176,9 @@ TEST_CASE("transforms by hand", "[transforms]") {
   CHECK_ERROR(transformed(label.view({1, 3, 4}), {2}),
               "transformed: expected a picture of shape (H,W,3) or (H,W), got (1, 3, 4)");
   CHECK_ERROR(transformed(Tensor(), {}), "transformed: picture is undefined");
-  CHECK_ERROR(normalize(label), "normalize: expected pixels of shape (H,W,3), uint8, on the CPU, got (3, 4), Long");
-  CHECK_ERROR(normalize(pixel, torch::zeros({1, 3, 1})), "normalize: expected a contiguous target of shape [3, 1, 1]");
+  CHECK_ERROR(normalize(label, {}), "normalize: expected pixels of shape (H,W,3), uint8, on the CPU, got (3, 4), Long");
+  CHECK_ERROR(normalize(pixel, {}, torch::zeros({1, 3, 1})),
+              "normalize: expected a contiguous target of shape [3, 1, 1]");
 }
 
 TEST_CASE("classes.json", "[classes]") {

@@ -7,10 +7,12 @@
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 namespace smooseg::app {
@@ -48,22 +50,13 @@ class Reader {
   ClassTable read() const {
     if (!json_.is_object()) fail("an object with the key \"classes\"", json_);
     if (!json_.contains("classes")) throw std::runtime_error(source_ + ": expected the key \"classes\", found none");
-    const auto is_level = [](const Json& json) {
-      return json.is_number_integer() && json.get<int64_t>() >= 0 && json.get<int64_t>() <= 255;
-    };
-    const auto is_color = [&](const Json& json) {
-      return json.is_array() && json.size() == 3 && std::all_of(json.begin(), json.end(), is_level);
-    };
     ClassTable table;
     table.names = read_list<std::string>("classes", 2, "a list of at least 2 names", &Json::is_string);
     table.colors = default_colors(table.size());
     if (json_.contains("colors")) {
       table.colors = read_list<Color>("colors", 0, "a list of [r, g, b], whole numbers 0..255 each", is_color);
     }
-    if (table.colors.size() != table.names.size()) {
-      throw std::runtime_error(source_ + ": expected \"colors\" for " + std::to_string(table.size()) +
-                               " classes, found " + std::to_string(table.colors.size()));
-    }
+    check_count("colors", table.colors.size(), table.names.size());
     table.ignore = read_list<int64_t>("ignore", 0, "a list of label values", &Json::is_number_integer);
     const std::set<std::string> different(table.names.begin(), table.names.end());
     for (const std::string& name : different) {
@@ -71,16 +64,96 @@ class Reader {
       throw std::runtime_error(source_ + ": expected \"classes\" of different names, found \"" + name +
                                "\" more than once");
     }
-    for (const int64_t value : table.ignore) {
-      if (value < 0 || value >= table.size()) continue;
-      throw std::runtime_error(source_ + ": expected values in \"ignore\" that are no classes, found " +
-                               std::to_string(value) + ", which is the class \"" +
-                               table.names[static_cast<std::size_t>(value)] + "\"");
-    }
+    table.ids = read_groups<int64_t>("ids", "for each class a label value, 0..65535, or a list of them", is_id);
+    check_one_meaning(table, "ignore", table.ignore, table.ids);
+    read_label_colors(table);
     return table;
   }
 
  private:
+  static bool is_level(const Json& json) {
+    return json.is_number_integer() && json.get<int64_t>() >= 0 && json.get<int64_t>() <= 255;
+  }
+  static bool is_color(const Json& json) {
+    return json.is_array() && json.size() == 3 && std::all_of(json.begin(), json.end(), is_level);
+  }
+  static bool is_id(const Json& json) {
+    return json.is_number_integer() && json.get<int64_t>() >= 0 && json.get<int64_t>() <= 65535;
+  }
+
+  void read_label_colors(ClassTable& table) const {
+    const char* const key = "label_colors";
+    if (json_.contains(key) && json_[key] == "colors") {
+      for (const Color& color : table.colors) table.label_colors.push_back({color});
+    } else {
+      table.label_colors = read_groups<Color>(
+          key, "the word \"colors\", or for each class a colour [r, g, b] or a list of them", is_color);
+    }
+    table.ignore_colors = read_list<Color>("ignore_colors", 0, "a list of [r, g, b]", is_color);
+    if (json_.contains("color_tolerance")) {
+      const Json& tolerance = json_["color_tolerance"];
+      if (!is_level(tolerance)) fail("\"color_tolerance\": a number of levels, 0..255", tolerance);
+      table.color_tolerance = tolerance.get<int64_t>();
+    }
+    if (table.label_colors.empty() && (!table.ignore_colors.empty() || table.color_tolerance != 0)) {
+      throw std::runtime_error(
+          source_ + ": expected \"label_colors\" beside \"ignore_colors\" and \"color_tolerance\"" + ", found none");
+    }
+    check_one_meaning(table, "ignore_colors", table.ignore_colors, table.label_colors);
+  }
+
+  void check_count(const char* key, std::size_t count, std::size_t classes) const {
+    if (count == classes) return;
+    throw std::runtime_error(source_ + ": expected \"" + key + "\" for " + std::to_string(classes) +
+                             " classes, found " + std::to_string(count));
+  }
+
+  /// Refuses a value or colour that means two classes, or one and none.
+  template <class T>
+  void check_one_meaning(const ClassTable& table, const char* key, const std::vector<T>& ignored,
+                         const std::vector<std::vector<T>>& groups) const {
+    std::map<T, std::string> meaning;
+    for (std::size_t k = 0; k < groups.size(); ++k) {
+      for (const T& value : groups[k]) {
+        const auto [at, is_new] = meaning.emplace(value, table.names.at(k));
+        if (is_new) continue;
+        throw std::runtime_error(source_ + ": expected one class for each label, found that " + Json(value).dump() +
+                                 " is both \"" + at->second + "\" and \"" + table.names.at(k) + "\"");
+      }
+    }
+    if constexpr (std::is_same_v<T, int64_t>) {
+      for (int64_t k = 0; groups.empty() && k < table.size(); ++k) {
+        meaning.emplace(k, table.names[static_cast<std::size_t>(k)]);
+      }
+    }
+    for (const T& value : ignored) {
+      const auto at = meaning.find(value);
+      if (at == meaning.end()) continue;
+      throw std::runtime_error(source_ + ": expected values in \"" + key + "\" that are no classes, found " +
+                               Json(value).dump() + ", which is the class \"" + at->second + "\"");
+    }
+  }
+
+  /// For each class the values at a key: one, or a list of at least one; none at all where there is no such key.
+  template <class T, class IsRight>
+  std::vector<std::vector<T>> read_groups(const char* key, const std::string& what, const IsRight& is_right) const {
+    std::vector<std::vector<T>> groups;
+    if (!json_.contains(key)) return groups;
+    const std::string expected = '"' + std::string(key) + "\": " + what;
+    if (!json_[key].is_array()) fail(expected, json_[key]);
+    for (const Json& element : json_[key]) {
+      const bool single = is_right(element);
+      if (!single && (!element.is_array() || element.empty())) fail(expected, element);
+      groups.emplace_back();
+      for (const Json& value : single ? Json::array({element}) : element) {
+        if (!is_right(value)) fail(expected, value);
+        groups.back().push_back(value.template get<T>());
+      }
+    }
+    check_count(key, groups.size(), json_["classes"].size());
+    return groups;
+  }
+
   /// The elements of the list at a key; none where there is no such key.
   template <class T, class IsRight>
   std::vector<T> read_list(const char* key, std::size_t least, const std::string& what, const IsRight& is_right) const {
@@ -142,7 +215,14 @@ ClassTable classes_from_json(const std::string& text, const std::string& source)
 }
 
 std::string classes_to_json(const ClassTable& classes) {
-  return Json{{"classes", classes.names}, {"colors", classes.colors}, {"ignore", classes.ignore}}.dump();
+  Json json{{"classes", classes.names}, {"colors", classes.colors}, {"ignore", classes.ignore}};
+  if (!classes.ids.empty()) json["ids"] = classes.ids;
+  if (!classes.label_colors.empty()) {
+    json["label_colors"] = classes.label_colors;
+    json["ignore_colors"] = classes.ignore_colors;
+    json["color_tolerance"] = classes.color_tolerance;
+  }
+  return json.dump();
 }
 
 }  // namespace smooseg::app

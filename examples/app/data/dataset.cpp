@@ -5,13 +5,14 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstddef>
-#include <numeric>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
 
 #include "data/codec.hpp"
-#include "data/image_file.hpp"
+#include "data/label_map.hpp"
+#include "data/prepared.hpp"
 #include "smooseg/detail/check.hpp"
 
 namespace smooseg::app {
@@ -19,9 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using codec::fail;
-
-constexpr int64_t kIgnored = -1;
-constexpr int64_t kUnknown = -2;
 
 bool is_hidden(const fs::path& path) {
   return path.filename().string().front() == '.';
@@ -67,6 +65,16 @@ void check_no_dataset_below(const fs::path& root) {
   }
 }
 
+/// Refuses a data set as it is published, among whose pictures would be its label maps.
+void check_is_prepared(const fs::path& root) {
+  const Likeness likeness = what_is(root);
+  if (likeness.layout == nullptr) return;
+  const std::string variant = likeness.variant->name.empty() ? "" : " --variant " + likeness.variant->name;
+  fail(root, "a data set that was prepared, or a folder of pictures",
+       likeness.layout->title + ": run 'smooseg prepare " + likeness.layout->name + variant + " --data " +
+           root.string() + " --out DIR' once and give that folder");
+}
+
 /// The folder that holds the pictures of the split.
 fs::path picture_folder(const fs::path& root, const std::string& split) {
   if (split.empty()) fail(root, "the name of a split, such as train or test", "an empty one");
@@ -86,6 +94,95 @@ std::string counts_text(const std::map<std::string, int64_t>& skipped) {
   std::vector<std::string> words;
   for (const auto& [extension, count] : skipped) words.push_back(std::to_string(count) + " " + extension);
   return c10::Join(", ", words);
+}
+
+/// The names in a list, one a line.
+std::vector<std::string> names_in(const fs::path& list) {
+  std::ifstream file(list);
+  if (!file) fail(list, "a list of pictures, a name a line", "no readable file");
+  std::vector<std::string> names;
+  std::set<std::string> different;
+  for (std::string line; std::getline(file, line);) {
+    const auto end = line.find_last_not_of(" \t\r");
+    line.erase(end == std::string::npos ? 0 : end + 1);
+    if (line.empty()) continue;
+    if (!different.insert(line).second) fail(list, "each picture once", "'" + line + "' more than once");
+    names.push_back(line);
+  }
+  if (names.empty()) fail(list, "a list of pictures, a name a line", "none");
+  return names;
+}
+
+/// Keeps those pictures that a list names.
+void select(std::vector<Sample>& samples, const fs::path& list, const fs::path& folder) {
+  std::map<std::string, Sample> by_name;
+  for (Sample& sample : samples) by_name.emplace(sample.name, std::move(sample));
+  samples.clear();
+  std::vector<std::string> missing;
+  const std::vector<std::string> names = names_in(list);
+  for (const std::string& name : names) {
+    auto at = by_name.find(name);
+    if (at == by_name.end()) at = by_name.find(fs::path(name).replace_extension().generic_string());
+    if (at == by_name.end()) {
+      missing.push_back(name);
+    } else {
+      samples.push_back(at->second);
+    }
+  }
+  if (!missing.empty()) {
+    fail(list, "names of pictures in " + folder.string(),
+         std::to_string(missing.size()) + " of " + std::to_string(names.size()) + " that are not there, such as '" +
+             missing.front() + "': the list is of another data set, or pictures are missing");
+  }
+  std::sort(samples.begin(), samples.end(), [](const Sample& a, const Sample& b) { return a.name < b.name; });
+}
+
+/// Gives each picture its label map. @param labels the folder. @param ending of a label map after the picture's name.
+void add_labels(std::vector<Sample>& samples, const fs::path& labels, const std::string& ending) {
+  std::vector<const Sample*> missing;
+  for (Sample& sample : samples) {
+    sample.label = labels / (sample.name + ending);
+    if (!fs::is_regular_file(*sample.label)) missing.push_back(&sample);
+  }
+  if (missing.empty()) return;
+  const auto others = missing.size() - 1;
+  fail(*missing.front()->label,
+       "the label map of " + missing.front()->image.string() +
+           (others == 0   ? ""
+            : others == 1 ? " (and that of 1 other picture)"
+                          : " (and those of " + std::to_string(others) + " other pictures)"),
+       "no file");
+}
+
+/// The files in and below a folder whose names end so, hidden ones apart.
+std::vector<Sample> files_ending(const fs::path& folder, const std::string& ending) {
+  std::vector<Sample> samples;
+  if (!fs::is_directory(folder)) fail(folder, "a folder of pictures", fs::exists(folder) ? "a file" : "nothing");
+  for (auto entry = fs::recursive_directory_iterator(folder); entry != fs::end(entry); ++entry) {
+    const bool hidden = is_hidden(entry->path());
+    if (hidden && entry->is_directory()) entry.disable_recursion_pending();
+    if (hidden || !entry->is_regular_file()) continue;
+    const std::string path = entry->path().lexically_relative(folder).generic_string();
+    if (path.size() <= ending.size() || path.compare(path.size() - ending.size(), ending.size(), ending) != 0) continue;
+    samples.push_back({path.substr(0, path.size() - ending.size()), entry->path(), {}});
+  }
+  if (samples.empty()) fail(folder, "pictures named *" + ending, "none");
+  std::sort(samples.begin(), samples.end(), [](const Sample& a, const Sample& b) { return a.name < b.name; });
+  return samples;
+}
+
+/// Whether classes.json names the folders of splits.
+bool names_splits(const fs::path& root) {
+  std::ifstream file(root / "classes.json");
+  if (!file) return false;
+  const auto json = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
+  return json.is_object() && json.contains("splits");
+}
+
+Variant variant_of(const Prepared& prepared) {
+  if (prepared.layout == kFolderLayout) return folder_variant(prepared.root);
+  const Layout& layout = find_layout(prepared.layout);
+  return find_variant(layout, prepared.variant);
 }
 
 }  // namespace
@@ -122,21 +219,39 @@ std::string skipped_line(const Dataset& dataset) {
          " left out: " + counts_text(dataset.skipped) + " (only " + kRead + " are read)\n";
 }
 
+Dataset list_split(const Variant& variant, const fs::path& root, const std::string& split, Labels wanted) {
+  const SplitPlaces& places = find_split(variant, split, root);
+  const fs::path folder = root / places.images;
+  Dataset dataset;
+  if (places.image_ending.empty()) {
+    dataset = list_pictures(folder);
+  } else {
+    dataset.samples = files_ending(folder, places.image_ending);
+  }
+  if (!places.list.empty()) select(dataset.samples, root / places.list, folder);
+  if (variant.classes) dataset.classes = variant.classes(root);
+  if (wanted == Labels::kNone || places.labels.empty()) return dataset;
+  add_labels(dataset.samples, root / places.labels, places.label_ending);
+  if (!dataset.classes) fail(root / "classes.json", "the names of the classes that label maps count", "no file");
+  return dataset;
+}
+
 Dataset open_dataset(const fs::path& root, const std::string& split, Labels wanted) {
+  if (const auto prepared = read_prepared(root)) {
+    const Variant variant = variant_of(*prepared);
+    if (prepared->layout != kFolderLayout) check_is(prepared->root, find_layout(prepared->layout), variant);
+    return list_split(variant, prepared->root, split, wanted);
+  }
+  check_is_prepared(root);
+  if (names_splits(root)) return list_split(folder_variant(root), root, split, wanted);
+
   const fs::path folder = picture_folder(root, split);
   const bool has_layout = folder != root;
   const fs::path labels = root / "labels" / split;
   const bool labelled = wanted == Labels::kAll && has_layout && fs::is_directory(labels);
-
   Dataset dataset = list_pictures(folder);
-  for (Sample& sample : dataset.samples) {
-    if (!labelled) break;
-    sample.label = labels / (sample.name + ".png");
-    if (!fs::is_regular_file(*sample.label)) {
-      fail(*sample.label, "the label map of " + sample.image.string(), "no file");
-    }
-  }
-
+  if (has_layout) dataset.split = split;
+  if (labelled) add_labels(dataset.samples, labels, ".png");
   const fs::path classes = root / "classes.json";
   if (has_layout && fs::exists(classes)) dataset.classes = read_classes(classes);
   if (labelled && !dataset.classes)
@@ -144,28 +259,19 @@ Dataset open_dataset(const fs::path& root, const std::string& split, Labels want
   return dataset;
 }
 
-Tensor load_label(const Sample& sample, const ClassTable& classes) {
-  const fs::path& path = sample.label.value();
-  Tensor label = read_label(path);
-  std::vector<int64_t> class_of(size_t{1} << 16, kUnknown);
-  const auto known = std::min(classes.names.size(), class_of.size());
-  std::iota(class_of.begin(), class_of.begin() + static_cast<std::ptrdiff_t>(known), 0);
-  for (const int64_t value : classes.ignore) {
-    if (value >= 0 && value < static_cast<int64_t>(class_of.size())) class_of[static_cast<size_t>(value)] = kIgnored;
-  }
+std::string scored_split(const fs::path& root) {
+  if (const auto prepared = read_prepared(root)) return variant_of(*prepared).scored;
+  return names_splits(root) ? folder_variant(root).scored : "test";
+}
 
-  auto* const values = label.data_ptr<int64_t>();
-  for (int64_t p = 0; p < label.numel(); ++p) {
-    const int64_t value = std::exchange(values[p], class_of[static_cast<size_t>(values[p])]);
-    if (values[p] == kUnknown) {
-      fail(path,
-           "label values 0.." + std::to_string(classes.size() - 1) + " for " + std::to_string(classes.size()) +
-               " classes, or one to ignore (" + (classes.ignore.empty() ? "none" : c10::Join(", ", classes.ignore)) +
-               ")",
-           "the value " + std::to_string(value));
-    }
-  }
-  return label;
+std::string dataset_name(const fs::path& root) {
+  const auto prepared = read_prepared(root);
+  if (!prepared) return "";
+  return prepared->layout + (prepared->variant.empty() ? "" : " " + prepared->variant);
+}
+
+Tensor load_label(const Sample& sample, const ClassTable& classes) {
+  return read_label_map(sample.label.value(), classes);
 }
 
 LabelledImage load_sample(const Sample& sample, const std::optional<ClassTable>& classes, const Transform& transform) {

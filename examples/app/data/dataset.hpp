@@ -1,7 +1,9 @@
 #pragma once
 
-// Folders of pictures, with labels or without. Two layouts:
-// - images/{train,test}/**; with labels also labels/{train,test}/** (the same names, ending in .png) and classes.json;
+// Folders of pictures, with labels or without:
+// - what `smooseg prepare` made of a published data set (dataset.json), which is read where it is;
+// - images/{train,test}/**; with labels also labels/{train,test}/** (the same names, ending in .png) and classes.json,
+//   which may name other folders;
 // - any folder: all the pictures in it and below, without labels, whatever the split.
 
 #include <cstdint>
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "data/classes.hpp"
+#include "data/layouts.hpp"
 #include "data/transforms.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
@@ -33,10 +36,12 @@ struct LabelledImage {
 /// The pictures of one split, sorted by name; either all of them have labels or none has.
 struct Dataset {
   std::vector<Sample> samples;        ///< at least one
-  std::optional<ClassTable> classes;  ///< from classes.json; always there where there are labels
+  std::optional<ClassTable> classes;  ///< always there where there are labels
 
   /// Pictures that are left out because their format is not read: how many of each extension, such as ".webp".
   std::map<std::string, int64_t> skipped = {};
+
+  std::string split = {};  ///< "train", "test", ...; empty where the folder has no splits
 
   bool labelled() const { return samples.front().label.has_value(); }
 };
@@ -49,18 +54,29 @@ Dataset list_pictures(const std::filesystem::path& folder);
 /// Which label maps of a data set are wanted.
 enum class Labels { kAll, kNone };
 
-/// Lists a split ("train" or "test") without reading the pictures.
+/// Lists a split (such as "train" or "test") without reading the pictures.
 /// @throws std::runtime_error "PATH: expected ..., found ..." for missing and empty folders, a split that is not there,
-///   a folder of data sets; and, where labels are wanted, a picture without label where labels/SPLIT exists, labels
-///   without classes.json.
+///   a folder of data sets, a published data set that was not prepared; and, where labels are wanted, a picture without
+///   label where labels/SPLIT exists, labels without classes.json.
 Dataset open_dataset(const std::filesystem::path& root, const std::string& split, Labels wanted = Labels::kAll);
+
+/// The split of a data set that is scored unless another one is named: that of the literature, or "test".
+std::string scored_split(const std::filesystem::path& root);
+
+/// "cityscapes", "cocostuff 10k": the data set that was prepared in this folder; "" if none was.
+std::string dataset_name(const std::filesystem::path& root);
+
+/// Lists a split of a form of a data set, with names as in its list, or those of the pictures without their ending.
+/// @throws std::runtime_error as `open_dataset`, and for a list that names pictures twice or such as are not there.
+Dataset list_split(const Variant& variant, const std::filesystem::path& root, const std::string& split,
+                   Labels wanted = Labels::kAll);
 
 /// "12 pictures are left out: 10 .tif, 2 .webp (only .jpg, .jpeg, .png are read)", and a line's end; "" if none is.
 std::string skipped_line(const Dataset& dataset);
 
 /// The label map of a sample that has one, its values checked against the classes.
-/// @return (H,W) int64: 0..K-1, or -1 for the values in `classes.ignore`.
-/// @throws std::runtime_error for an unreadable file or a value that is neither class nor ignored.
+/// @return (H,W) int64: 0..K-1, or -1 for what `classes` leaves out.
+/// @throws std::runtime_error as `read_label_map`.
 Tensor load_label(const Sample& sample, const ClassTable& classes);
 
 /// Picture and label map, of one size, after one transform.

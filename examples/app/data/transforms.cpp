@@ -4,11 +4,11 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <stdexcept>
 
 #include "data/image_file.hpp"
-#include "smooseg/backbone/backbone.hpp"
 #include "smooseg/detail/check.hpp"
 
 namespace smooseg::app {
@@ -22,9 +22,8 @@ struct Span {
   int64_t begin, size;
 };
 
-/// The middle of a side; std::nearbyint takes halves to the even number.
 Span middle(int64_t of, int64_t size) {
-  return {static_cast<int64_t>(std::nearbyint(static_cast<double>(of - size) / 2)), size};
+  return {middle_of(of, size), size};
 }
 
 /// One of the five crops, along one side. @param last whether it is at the right or the bottom.
@@ -86,6 +85,10 @@ Tensor pixels_of(const Grid& grid, const Tensor& kept, const std::vector<int64_t
 
 }  // namespace
 
+int64_t middle_of(int64_t of, int64_t size) {
+  return static_cast<int64_t>(std::nearbyint(static_cast<double>(of - size) / 2));
+}
+
 Tensor transformed(const Tensor& picture, const Transform& transform) {
   check_defined(picture, "transformed", "picture");
   const bool right_shape = picture.dim() == 2 || (picture.dim() == 3 && picture.size(2) == 3);
@@ -130,8 +133,8 @@ TransformedImage read_transformed(const std::filesystem::path& path, const std::
   return image;
 }
 
-Tensor normalize(const Tensor& pixels, Tensor target) {
-  constexpr int64_t kValues = 256;
+Tensor normalize(const Tensor& pixels, const Normalization& with, Tensor target) {
+  constexpr std::size_t kValues = 256;
   check_defined(pixels, "normalize", "pixels");
   TORCH_CHECK(pixels.dim() == 3 && pixels.size(2) == 3 && pixels.scalar_type() == torch::kUInt8 && pixels.is_cpu(),
               "normalize: expected pixels of shape (H,W,3), uint8, on the CPU, got ", shape_of(pixels), ", ",
@@ -142,20 +145,16 @@ Tensor normalize(const Tensor& pixels, Tensor target) {
                   target.is_contiguous() && target.is_cpu(),
               "normalize: expected a contiguous target of shape ", c10::IntArrayRef(sizes), ", float32, got ",
               shape_of(target), ", ", target.scalar_type());
-  // What becomes of each value in each channel, (3,256).
-  static const Tensor table = [] {
-    const auto per_channel = [](const std::array<double, 3>& values) {
-      return torch::tensor({values[0], values[1], values[2]}, torch::kFloat32).view({3, 1});
-    };
-    const Tensor unit = torch::arange(kValues, torch::kFloat32).div_(kValues - 1).repeat({3, 1});
-    return unit.sub_(per_channel(backbone::kImageNetMean)).div_(per_channel(backbone::kImageNetStd));
-  }();
   const Tensor bytes = pixels.contiguous();
   const auto* const values = bytes.data_ptr<uint8_t>();
   auto* const out = target.data_ptr<float>();
   const auto count = static_cast<std::size_t>(bytes.numel() / 3);
   for (std::size_t c = 0; c < 3; ++c) {
-    const float* const normalized = table.data_ptr<float>() + c * kValues;
+    std::array<float, kValues> normalized;  // what becomes of each value
+    for (std::size_t v = 0; v < kValues; ++v) {
+      const float unit = static_cast<float>(v) / static_cast<float>(kValues - 1);
+      normalized[v] = (unit - static_cast<float>(with.mean[c])) / static_cast<float>(with.std[c]);
+    }
     for (std::size_t p = 0; p < count; ++p) out[c * count + p] = normalized[values[3 * p + c]];
   }
   return target;

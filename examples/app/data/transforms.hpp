@@ -3,11 +3,13 @@
 // What happens to a picture between its file and the backbone, the same for training, evaluation and segmentation; to
 // the pixel as torchvision does it over PIL.
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <vector>
 
+#include "smooseg/backbone/backbone.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::app {
@@ -33,6 +35,9 @@ struct Transform {
   bool is_identity() const { return side == 0 && !square && !five_crop; }
 };
 
+/// Where the middle `size` of `of` pixels begin, as torchvision's CenterCrop has it: halves go to the even number.
+int64_t middle_of(int64_t of, int64_t size);
+
 /// A picture (H,W,3) or label map (H,W) in memory, of any dtype, after the transform.
 /// @return (h,w[,3]).
 /// @throws c10::Error for other shapes, a side out of range, fewer than 2 x 2 pixels for five crops, or more than
@@ -49,11 +54,21 @@ struct TransformedImage {
 ///   refuses.
 TransformedImage read_transformed(const std::filesystem::path& path, const std::vector<Transform>& transforms);
 
-/// A picture as the backbones take it: value / 255, less the mean of ImageNet, divided by its standard deviation. Uses
-/// the calling thread alone.
+/// What pixels from 0 to 1 are normalised with.
+struct Normalization {
+  backbone::Rgb mean = backbone::kImageNetMean, std = backbone::kImageNetStd;
+};
+
+/// What this backbone wants.
+inline Normalization normalization_of(const backbone::Backbone& backbone) {
+  return {backbone.mean(), backbone.std()};
+}
+
+/// A picture as a backbone takes it: value / 255, less the mean, divided by the standard deviation. Uses the calling
+/// thread alone.
 /// @param pixels (h,w,3), uint8, RGB, on the CPU.
 /// @param target (3,h,w), float32, contiguous: where the result goes, which is also returned. Default: a new tensor.
 /// @throws c10::Error for other shapes and dtypes.
-Tensor normalize(const Tensor& pixels, Tensor target = {});
+Tensor normalize(const Tensor& pixels, const Normalization& with, Tensor target = {});
 
 }  // namespace smooseg::app
