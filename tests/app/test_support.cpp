@@ -1,7 +1,9 @@
-// What the program builds on: work ahead of its use, hashes, seeds, file locks, and where the time goes.
+// What the program builds on: work ahead of its use, hashes, seeds, file locks, where the time goes, and what the terminal
+// and TensorBoard show of it.
 
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -11,13 +13,19 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <vector>
 
+#include "app/program.hpp"
+#include "report/scores.hpp"
 #include "support.hpp"
+#include "support/event_file.hpp"
 #include "support/file_lock.hpp"
 #include "support/hash.hpp"
 #include "support/pipeline.hpp"
 #include "support/profiler.hpp"
+#include "support/progress.hpp"
 #include "support/seeds.hpp"
+#include "support/terminal.hpp"
 
 namespace fs = std::filesystem;
 using namespace smooseg::app;
@@ -218,4 +226,80 @@ TEST_CASE("a profile adds up, and its trace is one", "[profiler]") {
   CHECK(durations.at("first") == Approx(1e6 * rows["first"][1]).margin(1000));
   CHECK(durations.at("second") == Approx(1e6 * rows["second"][1]).margin(1000));
   CHECK_ERROR(profiler.write_trace(dir.path / "none" / "trace.json"), "trace.json: cannot write");
+}
+
+TEST_CASE("a bar on a terminal, lines elsewhere", "[progress]") {
+  std::ostringstream err;
+  {
+    Terminal terminal;
+    terminal.is_terminal = true;
+    terminal.columns = 80;
+    Progress progress(err, 0, 8, terminal);
+    pause(20);
+    progress.show(2, "loss 1");
+    progress.show(8, std::string(100, 'x'));
+  }
+  const std::string text = err.str();
+  CHECK(text.find("\rstep 2/8 [######..................]  ") == 0);
+  CHECK(text.find("/s  ETA 0:00  loss 1\x1b[K") != std::string::npos);
+  CHECK(text.find("\rstep 8/8 [########################]  ") != std::string::npos);
+  CHECK(text.substr(text.rfind('\r')).size() == 1 + 79 + 3 + 1);  // cut to the width, cleared, ended
+  std::ostringstream plain;
+  {
+    Progress progress(plain, 0, 2);
+    progress.show(1, "a");
+    progress.show(2, "b");
+  }
+  CHECK(plain.str().find("step 2/2  b  ETA 0:00\n") != std::string::npos);
+  CHECK(plain.str().find('\r') == std::string::npos);
+}
+
+TEST_CASE("colours where they are wanted", "[terminal]") {
+  const ScopedVariable kind("TERM", "xterm-256color"), all("COLORTERM", ""), none("NO_COLOR", "");
+  CHECK(colors_by_environment() == TerminalColors::k256);
+  {
+    const ScopedVariable truecolor("COLORTERM", "truecolor");
+    CHECK(colors_by_environment() == TerminalColors::kAll);
+    const ScopedVariable no_color("NO_COLOR", "1");
+    CHECK(colors_by_environment() == TerminalColors::kNone);
+  }
+  {
+    const ScopedVariable dumb("TERM", "dumb");
+    CHECK(colors_by_environment() == TerminalColors::kNone);
+  }
+  CHECK(on_color("x", {255, 0, 128}, TerminalColors::kNone) == "x");
+  CHECK(on_color("x", {255, 0, 128}, TerminalColors::kAll) == "\x1b[48;2;255;0;128mx\x1b[0m");
+  CHECK(on_color("x", {255, 0, 0}, TerminalColors::k256) == "\x1b[48;5;196mx\x1b[0m");  // pure red of the cube
+  CHECK(terminal_of(std::ostringstream()).colors == TerminalColors::kNone);
+
+  smooseg::metrics::Scores scores;
+  scores.iou = {0.5, 0.25};
+  std::ostringstream plain, coloured;
+  print_table(plain, default_classes(2), scores, {});
+  print_table(coloured, default_classes(2), scores, {}, TerminalColors::kAll);
+  CHECK(plain.str().find('\x1b') == std::string::npos);
+  CHECK(coloured.str().find("m  \x1b[0m class 1") != std::string::npos);
+}
+
+TEST_CASE("event files", "[events]") {
+  CHECK(crc32c("123456789") == 0xe3069283U);
+  const TempDir dir;
+  EventFile(dir.path, 0).write(3, {{"total", 0.5}});
+  const std::string bytes = content_of(first_file(dir.path));
+  std::vector<std::string> events;
+  for (std::size_t at = 0; at < bytes.size();) {
+    uint64_t length = 0;
+    std::memcpy(&length, bytes.data() + at, sizeof length);
+    REQUIRE(at + 16 + length <= bytes.size());
+    events.push_back(bytes.substr(at + 12, length));
+    at += 16 + length;
+  }
+  REQUIRE(events.size() == 2);
+  CHECK(events[0].find("brain.Event:2") != std::string::npos);
+  // Step 3, then a summary of one value: its tag, and 0.5 as a float.
+  CHECK(events[1].substr(9) == std::string("\x10\x03\x2a\x0e\x0a\x0c\x0a\x05total\x15\x00\x00\x00\x3f", 18));
+  write_content(dir.path / "other", "");
+  EventFile::remove_all(dir.path);
+  CHECK(file_count(dir.path) == 1);
+  EventFile::remove_all(dir.path / "none");
 }

@@ -28,6 +28,20 @@ void check_image(const Tensor& image, const char* function) {
               image.scalar_type(), ", on ", image.device());
 }
 
+/// A picture (H,W,3), uint8, of which `rows_of(begin, end)` gives some rows at a time: what they are made of takes many
+/// times the picture's memory.
+template <class F>
+Tensor in_strips(int64_t height, int64_t width, const F& rows_of) {
+  constexpr int64_t kPixels = int64_t{1} << 21;
+  const int64_t rows = std::max<int64_t>(1, kPixels / std::max<int64_t>(1, width));
+  const Tensor picture = torch::empty({height, width, 3}, torch::kUInt8);
+  for (int64_t begin = 0; begin < height; begin += rows) {
+    const int64_t end = std::min(begin + rows, height);
+    picture.slice(0, begin, end).copy_(rows_of(begin, end));
+  }
+  return picture;
+}
+
 /// True where the pixel above, below, left or right is of another class.
 Tensor borders_of(const Tensor& indices) {
   const Tensor borders = torch::zeros_like(indices, torch::kBool);
@@ -54,8 +68,10 @@ Tensor colorize(const Tensor& indices, const std::vector<Color>& colors, const C
   const Tensor table = torch::empty({count + 1, 3}, torch::kUInt8);
   auto* target = std::copy(ignored.begin(), ignored.end(), table.data_ptr<uint8_t>());
   for (const Color& color : colors) target = std::copy(color.begin(), color.end(), target);
-  const Tensor rows = indices.to(torch::kInt64).clamp_min(-1).add(1).reshape(-1);
-  return table.index_select(0, rows).view({indices.size(0), indices.size(1), 3});
+  return in_strips(indices.size(0), indices.size(1), [&](int64_t begin, int64_t end) {
+    const Tensor rows = indices.slice(0, begin, end).to(torch::kInt64).clamp_min(-1).add(1).reshape(-1);
+    return table.index_select(0, rows).view({end - begin, indices.size(1), 3});
+  });
 }
 
 Tensor overlay(const Tensor& image, const Tensor& indices, const std::vector<Color>& colors, double alpha) {
@@ -65,9 +81,15 @@ Tensor overlay(const Tensor& image, const Tensor& indices, const std::vector<Col
               "overlay: expected indices of the image's size ", image.size(0), " x ", image.size(1), ", got ",
               indices.size(0), " x ", indices.size(1));
   TORCH_CHECK(alpha >= 0 && alpha <= 1, "overlay: expected alpha within 0..1, got ", alpha);
-  const Tensor tint = colorize(indices, colors).to(torch::kFloat32);
-  const Tensor weight = borders_of(indices).to(torch::kFloat32).clamp_min(alpha).mul(indices.ge(0)).unsqueeze(2);
-  return torch::lerp(image.to(torch::kFloat32), tint, weight).round().to(torch::kUInt8);
+  return in_strips(indices.size(0), indices.size(1), [&](int64_t begin, int64_t end) {
+    // A row more on either side, so that the borders between strips are seen.
+    const int64_t above = std::min<int64_t>(begin, 1);
+    const Tensor around = indices.slice(0, begin - above, std::min(end + 1, indices.size(0)));
+    const Tensor borders = borders_of(around).slice(0, above, above + end - begin), rows = indices.slice(0, begin, end);
+    const Tensor weight = borders.to(torch::kFloat32).clamp_min(alpha).mul(rows.ge(0)).unsqueeze(2);
+    const Tensor tint = colorize(rows, colors).to(torch::kFloat32);
+    return torch::lerp(image.slice(0, begin, end).to(torch::kFloat32), tint, weight).round().to(torch::kUInt8);
+  });
 }
 
 Tensor panel(const std::vector<Tensor>& pictures) {

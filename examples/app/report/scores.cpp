@@ -7,7 +7,8 @@
 #include <fstream>
 #include <iomanip>
 #include <numeric>
-#include <sstream>
+
+#include "report/html.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -15,11 +16,8 @@ namespace {
 // The index of pixels whose cluster has no class.
 constexpr int64_t kNoClass = 255;
 
-std::string percent(double share) {
-  if (std::isnan(share)) return "-";
-  std::ostringstream text;
-  text << std::fixed << std::setprecision(1) << 100 * share;
-  return text.str();
+std::string percent_text(double share) {
+  return std::isnan(share) ? "-" : html::percent(share);
 }
 
 }  // namespace
@@ -36,23 +34,29 @@ nlohmann::json to_json(const metrics::Scores& scores, const ClassTable& classes)
 }
 
 void print_table(std::ostream& out, const ClassTable& classes, const metrics::Scores& ours,
-                 const std::optional<metrics::Scores>& kmeans) {
+                 const std::optional<metrics::Scores>& kmeans, TerminalColors colors) {
   std::size_t width = 10;
   for (const auto& name : classes.names) width = std::max(width, name.size());
-  const auto row = [&](const std::string& name, const std::string& first, const std::string& second) {
-    out << std::left << std::setw(static_cast<int>(width) + 2) << name << std::right << std::setw(8) << first;
+  const std::string no_swatch(colors == TerminalColors::kNone ? 0 : 3, ' ');
+  const auto row = [&](const std::string& name, const std::string& first, const std::string& second,
+                       const std::string& swatch) {
+    out << swatch << std::left << std::setw(static_cast<int>(width) + 2) << name << std::right << std::setw(8) << first;
     if (kmeans) out << std::setw(10) << second;
     out << "\n";
   };
-  const auto scores_row = [&](const std::string& name, const auto& score) {
-    row(name, percent(score(ours)), kmeans ? percent(score(*kmeans)) : "");
+  const auto scores_row = [&](const std::string& name, const auto& score, const std::string& swatch) {
+    row(name, percent_text(score(ours)), kmeans ? percent_text(score(*kmeans)) : "", swatch);
   };
-  row("IoU in %", "SmooSeg", "k-means");
+  row("IoU in %", "SmooSeg", "k-means", no_swatch);
   for (std::size_t c = 0; c < classes.names.size(); ++c) {
-    scores_row(classes.names[c], [c](const metrics::Scores& s) { return s.iou[c]; });
+    const std::string swatch = no_swatch.empty() ? "" : on_color("  ", classes.colors[c], colors) + " ";
+    scores_row(
+        classes.names[c], [c](const metrics::Scores& s) { return s.iou[c]; }, swatch);
   }
-  scores_row("mIoU", [](const metrics::Scores& s) { return s.miou; });
-  scores_row("accuracy", [](const metrics::Scores& s) { return s.accuracy; });
+  scores_row(
+      "mIoU", [](const metrics::Scores& s) { return s.miou; }, no_swatch);
+  scores_row(
+      "accuracy", [](const metrics::Scores& s) { return s.accuracy; }, no_swatch);
   out << std::flush;
 }
 

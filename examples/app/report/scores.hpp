@@ -11,15 +11,17 @@
 
 #include "data/classes.hpp"
 #include "smooseg/metrics/scores.hpp"
+#include "support/terminal.hpp"
 
 namespace smooseg::app {
 
 /// Accuracy, mIoU, each class's IoU by its name (null where the class does not occur), and the classes of the clusters.
 nlohmann::json to_json(const metrics::Scores& scores, const ClassTable& classes);
 
-/// IoU of each class, then mIoU and accuracy, in percent; one column a method.
+/// IoU of each class, then mIoU and accuracy, in percent; one column a method. Classes have their colours before their
+/// names where there are colours.
 void print_table(std::ostream& out, const ClassTable& classes, const metrics::Scores& ours,
-                 const std::optional<metrics::Scores>& kmeans);
+                 const std::optional<metrics::Scores>& kmeans, TerminalColors colors = TerminalColors::kNone);
 
 /// What the indices of a drawn label map mean.
 struct Legend {
