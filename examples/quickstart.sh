@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a trained model, its scores and its pictures; installs what is missing first.
+# From nothing to a trained model, its scores, its pictures and a page of them all; installs what is missing first.
 #
 #   examples/quickstart.sh                                    made-up scenes of textures
 #   examples/quickstart.sh --data DIR [--classes K]           your own pictures, with or without labels
@@ -48,13 +48,13 @@ if [ -z "$data" ]; then
   data=$out/scenes
   "$smooseg" prepare scenes --out "$data"
 fi
-if [ -z "$classes" ] && [ ! -f "$data/classes.json" ]; then classes=8; fi
+if [ -z "$classes" ] && [ ! -f "$data/classes.json" ] && [ ! -f "$data/dataset.json" ]; then classes=8; fi
 [ -z "$classes" ] || options+=(--classes "$classes")
 [ -z "$iterations" ] || options+=(--iterations "$iterations")
 
 "$smooseg" train --config "$config" "${options[@]}" --data "$data" --out "$out/model" --overwrite
-if [ -d "$data/labels/test" ]; then
-  "$smooseg" evaluate --config "$config" --model "$out/model/best.safetensors" --data "$data" --kmeans --out "$out/evaluation"
+if [ -d "$data/labels/test" ] || [ -f "$data/dataset.json" ]; then
+  "$smooseg" evaluate --config "$config" --model "$out/model/best.safetensors" --data "$data" --kmeans
 else
   # A dozen pictures; of those of one name in several folders, one, since their results would be named alike.
   folder=$data
@@ -64,3 +64,5 @@ else
   "$smooseg" segment --model "$out/model/best.safetensors" --out "$out/pictures" "${pictures[@]}"
   echo "pictures: $out/pictures"
 fi
+"$smooseg" report "$out/model" --data "$data" -o "$out/report.html" >/dev/null
+echo "a page to look at, in any browser: $out/report.html"

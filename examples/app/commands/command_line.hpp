@@ -1,7 +1,8 @@
 #pragma once
 
 // From words on a command line to a command that runs. Every command takes `--config FILE`, a TOML file whose section
-// of the command's name holds any of its options; what stands on the command line wins.
+// of the command's name holds any of its options. Of several files a later one wins over an earlier one, and what stands
+// on the command line over all.
 
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
@@ -42,6 +43,7 @@ Command segment_command();
 Command prepare_command();
 Command weights_command();
 Command convert_command();
+Command report_command();
 Command doctor_command();
 
 /// Runs the program. @param arguments without the program's own name.

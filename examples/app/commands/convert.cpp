@@ -18,7 +18,7 @@ constexpr auto kOurs = "ours", kAuthors = "authors";
 constexpr auto kBackbone = "backbone.";
 
 struct ConvertSettings {
-  std::string in, out, backbone;
+  std::string in, out, backbone, weights;
   std::string names = kOurs;
 };
 
@@ -33,7 +33,9 @@ void add_options(CLI::App& app, ConvertSettings& s) {
                  "huggingface (transformers) or torchvision for a backbone, also that of a model")
       ->check(CLI::IsMember(namings));
   app.add_option("--backbone", s.backbone, "backbone of an authors' checkpoint that is to become a model of ours")
-      ->check(CLI::IsMember(backbone_names()));
+      ->check(CLI::IsMember(network_names()));
+  app.add_option("--weights", s.weights, "of a model of ours whose backbone was exported from Python: that module")
+      ->type_name("FILE");
 }
 
 /// The tensors whose names begin with a prefix, without it.
@@ -77,11 +79,13 @@ Model model_of(const ConvertSettings& s, const io::TensorMap& tensors, const Con
 }
 
 /// The tensors of a file in our names: a segmenter's or a backbone's.
-io::TensorMap read_in_our_names(const std::string& path) {
+io::TensorMap read_in_our_names(const std::string& path, const std::string& module) {
   if (!is_model(path)) return io::with_our_names(io::read_tensors(path), path);
-  const LoadedModel loaded = load_model(path, torch::kCPU);
+  const LoadedModel loaded = load_model(path, torch::kCPU, {}, module);
   const std::string& name = loaded.model.settings.backbone;
-  TORCH_CHECK(!backbone::find(name).weights.file.empty(), path, ": no other program has its backbone '", name, "'");
+  const auto* const entry = registry_entry(name);
+  TORCH_CHECK(entry != nullptr && !entry->weights.file.empty(), path, ": no other program has its backbone '", name,
+              "'");
   return io::tensors_of(*loaded.model.segmenter);
 }
 
@@ -89,13 +93,15 @@ void convert(const ConvertSettings& s, const Console& console) {
   TORCH_CHECK(std::filesystem::path(s.out).extension() == ".safetensors", s.out,
               ": expected a name that ends in .safetensors, the format that is written; in Python, "
               "torch.save(safetensors.torch.load_file(IN), OUT) makes a .pth of it");
+  TORCH_CHECK(s.weights.empty() || is_model(s.in), "--weights: ", s.in,
+              " is no model of smooseg train, which alone may need an exported module");
   const auto report = [&](const std::string& what) { console.out << s.out << ": " << what << std::endl; };
   if (s.names == kOurs && is_model(s.in)) {
-    save_model(s.out, load_model(s.in, torch::kCPU).model);
+    save_model(s.out, load_model(s.in, torch::kCPU, {}, s.weights).model);
     report("the model, without what training alone needs");
     return;
   }
-  io::TensorMap tensors = read_in_our_names(s.in);
+  io::TensorMap tensors = read_in_our_names(s.in, s.weights);
   if (s.names == kOurs && has_predictor(tensors)) {
     save_model(s.out, model_of(s, tensors, console));
     report("a model of smooseg");

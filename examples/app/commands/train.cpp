@@ -15,14 +15,19 @@
 #include <vector>
 
 #include "commands/command_line.hpp"
+#include "data/bad_files.hpp"
 #include "features/precision.hpp"
 #include "features/training_features.hpp"
+#include "model/assignments.hpp"
 #include "model/model.hpp"
 #include "model/optimizer.hpp"
 #include "model/score.hpp"
+#include "report/live.hpp"
+#include "settings/backbone_files.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/loss.hpp"
 #include "support/disk.hpp"
+#include "support/event_file.hpp"
 #include "support/file_lock.hpp"
 #include "support/log.hpp"
 #include "support/profiler.hpp"
@@ -39,9 +44,10 @@ struct TrainSettings {
   ModelSettings model;
   RuntimeSettings runtime;
   FeatureSettings features;
-  std::string data, out, weights;
+  std::string data, out, weights, features_dir;
+  std::string on_error = "fail";
   int64_t iterations = 3000;
-  bool resume = false, overwrite = false, profile = false;
+  bool resume = false, overwrite = false, profile = false, report = false, tensorboard = false;
   int64_t log_every = 10;
   int64_t checkpoint_every = 500;
   std::string select = "last";
@@ -53,8 +59,12 @@ struct TrainSettings {
 void add_options(CLI::App& app, TrainSettings& s) {
   app.add_option("--data", s.data, "data set (images/train, ...) or any folder of pictures")->required();
   app.add_option("--out", s.out, "folder for the model, the checkpoints and the log")->required();
-  app.add_option("--weights", s.weights,
-                 "the backbone's weights (.pth, .pt, .ckpt, .safetensors); default: those of 'smooseg weights get'");
+  app.add_option(
+      "--weights", s.weights,
+      "the backbone's weights (.pth, .pt, .ckpt, .safetensors), or the exported module (.pt, .pt2), which is "
+      "run; default: weights of 'smooseg weights get'");
+  add_features_dir(app, s.features_dir);
+  add_on_error(app, s.on_error);
   app.add_option("--iterations", s.iterations, "steps to train in all")->check(at_least(1));
   auto* resume = app.add_flag("--resume", s.resume, "go on from the checkpoint in OUT; begin anew where there is none");
   app.add_flag("--overwrite", s.overwrite, "begin anew even if OUT holds a model, which is then lost")
@@ -62,6 +72,8 @@ void add_options(CLI::App& app, TrainSettings& s) {
   app.add_option("--log-every", s.log_every, "steps between lines of the log")->check(at_least(1));
   app.add_option("--checkpoint-every", s.checkpoint_every, "steps between checkpoints")->check(at_least(1));
   app.add_flag("--profile", s.profile, "print where the time goes, and write OUT/trace.json for ui.perfetto.dev");
+  app.add_flag("--report", s.report, "keep a page of curves, OUT/report.html, that a browser can watch");
+  app.add_flag("--tensorboard", s.tensorboard, "write event files for TensorBoard into OUT/tensorboard");
   app.add_option("--select", s.select,
                  "which step becomes best.safetensors: the last, or by labels the one with the highest mIoU")
       ->check(CLI::IsMember({"last", "labels"}));
@@ -107,23 +119,30 @@ class Training {
   }
 
   void run() {
-    const Dataset dataset = open_dataset(s_.data, "train", Labels::kNone);
+    Dataset dataset = open_dataset(s_.data, "train", Labels::kNone);
     console_.err << skipped_line(dataset);
     prepare_folder();
     const ClassTable classes = settle(dataset);
-    TrainingFeatures features(dataset, s_.model, s_.features, device_, workers_);
+    files_ = open_feature_files(s_.model, s_.features_dir);
+    if (s_.on_error == "skip") {
+      leave_out_bad(dataset, check_of(crops_of(dataset, s_.model, files_)), workers_, console_.err);
+    }
+    TrainingFeatures features(dataset, s_.model, s_.features, device_, workers_, files_);
     check_batch(features.crops().count());
     if (s_.select == "labels") {
       validation_ = open_dataset(s_.data, s_.validation_split);
       TORCH_CHECK(validation_->labelled(), s_.data, ": --select labels needs labels, found none for the split '",
                   s_.validation_split, "'");
+      if (s_.on_error == "skip") leave_out_bad(*validation_, validation_check(), workers_, console_.err);
     }
-    resumes_ ? resume(features) : begin(classes, features);
-    console_.err << "thresholds: within " << *s_.model.within_threshold << ", across " << *s_.model.across_threshold
-                 << std::endl;
-    const int64_t first = model_.step;
-    learn(features);
-    if (profiler_) report_profile(model_.step - first);
+    naming_all_bad(dataset, check_of(features.crops()), workers_, [&] {
+      resumes_ ? resume(features) : begin(classes, features);
+      console_.err << "thresholds: within " << *s_.model.within_threshold << ", across " << *s_.model.across_threshold
+                   << std::endl;
+      const int64_t first = model_.step;
+      learn(features);
+      if (profiler_) report_profile(model_.step - first);
+    });
     console_.out << "model: " << best_.string() << std::endl;
   }
 
@@ -161,7 +180,8 @@ class Training {
     if (classes == 0) classes = dataset.classes->size();
     TORCH_CHECK(classes >= 2 && classes <= 255, "--classes: expected 2 to 255, got ", classes);
     choose_thresholds(s_.model);
-    if (!resumes_ || !s_.weights.empty()) s_.weights = chosen_weights(s_.model, s_.weights);
+    const bool needs_weights = !resumes_ || s_.model.backbone == kExportedBackbone;
+    if (needs_weights || !s_.weights.empty()) s_.weights = chosen_weights(s_.model, s_.weights);
     return dataset.classes ? *dataset.classes : default_classes(classes);
   }
 
@@ -176,7 +196,7 @@ class Training {
 
   void begin(const ClassTable& classes, TrainingFeatures& features) {
     torch::manual_seed(mix_seed(s_.model.seed, SeedPurpose::kInitialization));
-    model_ = make_model(s_.model, classes);
+    model_ = make_model(s_.model, classes, {}, {s_.weights, features.crops().channels()});
     model_.segmenter->to(device_);
     features.prepare(*model_.segmenter->backbone, s_.weights, console_.err);
     model_.data = features.data_hash();
@@ -185,7 +205,8 @@ class Training {
 
   /// Goes on from the checkpoint. With other settings or pictures than it began with, the run's end would be neither's.
   void resume(TrainingFeatures& features) {
-    LoadedModel loaded = load_model(last_, device_);
+    const bool exported = s_.model.backbone == kExportedBackbone;
+    LoadedModel loaded = load_model(last_, device_, {}, exported ? s_.weights : "");
     const std::string name = last_.string(), refused = name + ": cannot resume with other ";
     const SettingValues saved = values_of(loaded.model.settings);
     for (const auto& [option, value] : values_of(s_.model)) {
@@ -218,14 +239,16 @@ class Training {
       fs::remove(last_);
       fs::remove(best_);
     }
+    if (s_.tensorboard) open_events();
+    if (s_.report) page_.emplace(s_.out);
     const StopSignal stop;
     while (model_.step < s_.iterations) {
-      const EnergyTerms e = step(loader.next(), energy);
+      const auto [e, teacher] = step(loader.next(), energy);
       ++model_.step;
       const int signal = stop.received();
       const auto is_due = [&](int64_t every) { return model_.step % every == 0 || model_.step == s_.iterations; };
       if (is_due(s_.log_every)) {
-        log.write(log_line(e, progress.seconds()));
+        note(log, log_line(e, teacher, progress.seconds()));
         progress.show(model_.step, text_of(e));
       }
       const bool validates = validation_ && is_due(s_.validate_every);
@@ -237,10 +260,36 @@ class Training {
       }
     }
     if (!validation_) save_model(best_, model_);
+    if (page_) page_->finish();
   }
 
+  /// Event files of a run that is overwritten go, those of one that goes on stay.
+  void open_events() {
+    const fs::path folder = fs::path(s_.out) / "tensorboard";
+    if (!resumes_) EventFile::remove_all(folder);
+    make_folder(folder, "--tensorboard");
+    events_.emplace(folder, model_.step);
+  }
+
+  /// Appends a line to the log, and to all that follows it.
+  void note(Log& log, const nlohmann::json& line) {
+    log.write(line);
+    if (page_) page_->update();
+    if (!events_) return;
+    std::map<std::string, double> values;
+    for (const auto& [name, value] : line.items()) {
+      if (name != "step" && value.is_number()) values[name] = value.get<double>();
+    }
+    events_->write(line.at("step").get<int64_t>(), values);
+  }
+
+  struct Step {
+    EnergyTerms energy;
+    Tensor teacher;  // its logits
+  };
+
   /// A step of Algorithm 1.
-  EnergyTerms step(const Tensor& features, EnergyLoss<>& energy) {
+  Step step(const Tensor& features, EnergyLoss<>& energy) {
     Projector& projector = model_.segmenter->projector;
     PrototypePredictor& predictor = model_.segmenter->predictor;
     const uint64_t seed = mix_seed(s_.model.seed, SeedPurpose::kStep, static_cast<uint64_t>(model_.step));
@@ -260,21 +309,25 @@ class Training {
       optimizer_->step();
       if (s_.model.teacher_update == "after") predictor->update_teacher();
     });
-    return e;
+    return {e, logits.teacher.detach()};
   }
 
-  nlohmann::json log_line(const EnergyTerms& e, double seconds) const {
+  nlohmann::json log_line(const EnergyTerms& e, const Tensor& teacher, double seconds) const {
     const auto value = [](const Tensor& t) { return t.item<double>(); };
-    return {{"step", model_.step},
-            {"total", value(e.total)},
-            {"within", value(e.within)},
-            {"across", value(e.across)},
-            {"data", value(e.data)},
-            {"within_penalty_mean", value(e.within_penalty_mean)},
-            {"across_penalty_mean", value(e.across_penalty_mean)},
-            {"within_threshold", *s_.model.within_threshold},
-            {"across_threshold", *s_.model.across_threshold},
-            {"seconds", seconds}};
+    nlohmann::json line = assignment_statistics(teacher, s_.model.temperature);
+    line.update({{"step", model_.step},
+                 {"total", value(e.total)},
+                 {"within", value(e.within)},
+                 {"across", value(e.across)},
+                 {"data", value(e.data)},
+                 {"within_penalty_mean", value(e.within_penalty_mean)},
+                 {"across_penalty_mean", value(e.across_penalty_mean)},
+                 {"within_threshold", *s_.model.within_threshold},
+                 {"across_threshold", *s_.model.across_threshold},
+                 {"projector_rate", s_.model.projector_rate},
+                 {"predictor_rate", s_.model.predictor_rate},
+                 {"seconds", seconds}});
+    return line;
   }
 
   void stop_at(int64_t step, const std::string& what) const {
@@ -296,10 +349,16 @@ class Training {
     ScoreOptions options;
     options.resolution = s_.validation_resolution;
     options.threads = thread_count(s_.runtime);
-    const metrics::Scores scores = score(*segmenter, *validation_, device_, options).scores();
+    options.features = files_;
+    if (files_) options.features->expect_channels(backbone->channels(), "the model");
+    metrics::Scores scores;
+    naming_all_bad(*validation_, validation_check(), workers_,
+                   [&] { scores = score(*segmenter, *validation_, device_, options).scores(); });
     if (scores.miou > log.best_miou()) save_model(best_, model_);
-    log.write({{"step", model_.step}, {"accuracy", scores.accuracy}, {"miou", scores.miou}});
+    note(log, {{"step", model_.step}, {"accuracy", scores.accuracy}, {"miou", scores.miou}});
   }
+
+  SampleCheck validation_check() const { return check_of(*validation_, {s_.validation_resolution, /*square=*/true}); }
 
   void report_profile(int64_t steps) const {
     const fs::path trace = fs::path(s_.out) / "trace.json";
@@ -318,9 +377,12 @@ class Training {
   bool resumes_ = false;
   std::optional<FileLock> lock_;  // of the output folder
   std::optional<Dataset> validation_;
+  std::optional<FeatureFiles> files_;  // in the place of a network
   std::optional<Profiler> profiler_;
   Model model_;
   std::optional<Optimizer> optimizer_;
+  std::optional<LivePage> page_;
+  std::optional<EventFile> events_;
   int64_t last_saved_ = -1;
 };
 

@@ -27,7 +27,7 @@ void add_options(CLI::App& app, WeightsSettings& s) {
       ->required()
       ->check(CLI::IsMember({"list", "get"}));
   app.add_option("names", s.names, "with get: the backbones whose weights to fetch")
-      ->check(CLI::IsMember(backbone_names(/*only_with_weights=*/true)))
+      ->check(CLI::IsMember(network_names(/*only_with_weights=*/true)))
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->default_str("");
   app.add_option("--folder", s.folder,
@@ -37,8 +37,8 @@ void add_options(CLI::App& app, WeightsSettings& s) {
 void list(const fs::path& folder, std::ostream& out) {
   const auto row = [&](const std::string& name, const std::string& channels, const std::string& patch,
                        const std::string& size, const std::string& licence, const std::string& file) {
-    out << std::left << std::setw(19) << name << std::right << std::setw(8) << channels << std::setw(7) << patch
-        << std::setw(9) << size << "  " << std::left << std::setw(14) << licence << file << "\n";
+    out << std::left << std::setw(23) << name << std::right << std::setw(8) << channels << std::setw(7) << patch
+        << std::setw(9) << size << "  " << std::left << std::setw(20) << licence << file << "\n";
   };
   row("name", "channels", "patch", "size", "licence", "file");
   for (const auto& entry : backbone::registry()) {
@@ -55,7 +55,7 @@ void list(const fs::path& folder, std::ostream& out) {
     row(entry.name, std::to_string(entry.channels), std::to_string(entry.patch_size),
         bytes > 0 ? readable_bytes(static_cast<double>(bytes)) : "-", weights.licence,
         found             ? found->string()
-        : problem.empty() ? weights_url(weights)
+        : problem.empty() ? (weights.request.empty() ? "" : "ask at ") + weights_url(weights)
                           : problem);
   }
   out << std::flush;

@@ -51,14 +51,18 @@ void remove_temporaries(const fs::path& folder) {
 
 }  // namespace
 
-Hash hash_of(const torch::nn::Module& module) {
+Hash hash_of(const io::TensorMap& tensors) {
   std::ostringstream text;
-  for (const auto& [name, value] : io::tensors_of(module)) {
+  for (const auto& [name, value] : tensors) {
     const Tensor tensor = value.detach().to(torch::kCPU).contiguous();
     text << name << " " << tensor.scalar_type() << " " << tensor.sizes() << " "
          << hash_of(tensor.data_ptr(), tensor.nbytes()).hex() << "\n";
   }
   return hash_of(text.str());
+}
+
+Hash hash_of(const torch::nn::Module& module) {
+  return hash_of(io::tensors_of(module));
 }
 
 FeatureCache::FeatureCache(const fs::path& folder, const FeatureRecipe& recipe, const std::vector<Hash>& pictures,

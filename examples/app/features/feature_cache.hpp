@@ -15,6 +15,7 @@
 #include "data/crops.hpp"
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/io/safetensors.hpp"
 
 namespace smooseg::app {
 
@@ -22,7 +23,8 @@ namespace smooseg::app {
 /// Two runs whose recipes and pictures are equal share their features.
 using FeatureRecipe = std::map<std::string, std::string>;
 
-/// The contents of all parameters and buffers: names, dtypes, shapes and bytes.
+/// The contents of tensors, or of all parameters and buffers: names, dtypes, shapes and bytes.
+Hash hash_of(const io::TensorMap& tensors);
 Hash hash_of(const torch::nn::Module& module);
 
 /// Features of all crops of a data set, in shards of `kShardCrops` crops:

@@ -28,6 +28,11 @@ std::vector<int64_t> crops_of_group(int64_t group, int64_t count) {
   return crops;
 }
 
+/// Crops as the backbone takes them.
+Tensor images_of(const FeatureSource& source, const std::vector<int64_t>& crops) {
+  return source.crops.images(crops, normalization_of(source.backbone));
+}
+
 /// Features of images, rounded to the dtype in which they are kept.
 Tensor compute(const FeatureSource& source, const Tensor& images) {
   return timed("backbone", [&] {
@@ -49,7 +54,7 @@ GroupedFeatures::GroupedFeatures(const FeatureSource& source, std::vector<int64_
       groups_(std::move(groups)),
       images_(static_cast<int64_t>(groups_.size()), source_.workers, source_.workers + 1, [this](int64_t i) {
         return timed("decode", [&] {
-          return source_.crops.images(crops_of_group(groups_[static_cast<std::size_t>(i)], source_.crops.count()));
+          return images_of(source_, crops_of_group(groups_[static_cast<std::size_t>(i)], source_.crops.count()));
         });
       }) {}
 
@@ -127,7 +132,7 @@ void FeatureLoader::read_ahead(int64_t batches) {
   const auto read = [this](int64_t i) {
     return timed(cache_ ? "read" : "decode", [&] {
       const std::vector<int64_t> crops = batch_(i);
-      if (!cache_) return source_.crops.images(crops);
+      if (!cache_) return images_of(source_, crops);
       auto sizes = feature_shape(source_);
       sizes.insert(sizes.begin(), static_cast<int64_t>(crops.size()));
       // Copied by hand: LibTorch's operators would start threads of their own for each worker.

@@ -23,6 +23,9 @@ class RoundedBackbone : public backbone::Backbone {
   }
   int64_t patch_size() const override { return original_->patch_size(); }
   int64_t channels() const override { return original_->channels(); }
+  backbone::Rgb mean() const override { return original_->mean(); }
+  backbone::Rgb std() const override { return original_->std(); }
+  int64_t input_channels() const override { return original_->input_channels(); }
   bool takes_whole_pictures() const override { return original_->takes_whole_pictures(); }
 
  private:

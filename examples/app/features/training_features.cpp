@@ -2,10 +2,12 @@
 
 #include <torch/version.h>
 
+#include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <utility>
 
 #include "features/weight_files.hpp"
+#include "smooseg/backbone/exported.hpp"
 #include "smooseg/backbone/registry.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/version.hpp"
@@ -16,11 +18,17 @@
 namespace smooseg::app {
 
 std::string chosen_weights(const ModelSettings& settings, const std::string& given) {
-  const auto& entry = backbone::find(settings.backbone);
-  if (settings.features == "keys" && !entry.has_keys()) {
+  const auto* const entry = registry_entry(settings.backbone);
+  if (settings.features == "keys" && (entry == nullptr || !entry->has_keys())) {
     throw std::runtime_error("--features: the backbone '" + settings.backbone + "' has no keys");
   }
-  if (!entry.weights.file.empty()) return weights_for(entry, given);
+  if (entry != nullptr && !entry->weights.file.empty()) return weights_for(*entry, given);
+  if (settings.backbone == kExportedBackbone) {
+    if (!given.empty()) return given;
+    throw std::runtime_error(
+        "--weights: the backbone 'exported' is a module exported from Python: name its file (.pt, .pt2), as "
+        "examples/python/export_backbone.py writes it");
+  }
   if (!given.empty()) {
     throw std::runtime_error("--weights: the backbone '" + settings.backbone +
                              "' has none; choose another with --backbone");
@@ -28,9 +36,31 @@ std::string chosen_weights(const ModelSettings& settings, const std::string& giv
   return given;
 }
 
+Crops crops_of(const Dataset& dataset, const ModelSettings& model, const std::optional<FeatureFiles>& files) {
+  const bool five = model.crops == "five";
+  if (model.backbone != kFeaturesBackbone) return {dataset, model.resolution, five};
+  if (five)
+    throw std::runtime_error("--crops five: features of files are those of whole pictures; take --crops center");
+  TORCH_CHECK(files, "--features-dir: this command does not take the backbone '", kFeaturesBackbone, "'");
+  return {dataset, *files};
+}
+
+namespace {
+
+/// The crops, where the settings of features go with them.
+Crops checked_crops(const Dataset& dataset, const ModelSettings& model, const FeatureSettings& settings,
+                    const std::optional<FeatureFiles>& files) {
+  if (model.backbone == kFeaturesBackbone && !settings.cache.empty()) {
+    throw std::runtime_error("--cache: features of files are not computed, so there is nothing to keep");
+  }
+  return crops_of(dataset, model, files);
+}
+
+}  // namespace
+
 TrainingFeatures::TrainingFeatures(const Dataset& dataset, const ModelSettings& model, const FeatureSettings& settings,
-                                   torch::Device device, int workers)
-    : crops_(dataset, model.resolution, model.crops == "five"),
+                                   torch::Device device, int workers, const std::optional<FeatureFiles>& files)
+    : crops_(checked_crops(dataset, model, settings, files)),
       model_(model),
       settings_(settings),
       device_(device),
@@ -50,19 +80,30 @@ std::string TrainingFeatures::data_hash() {
 }
 
 void TrainingFeatures::prepare(backbone::Backbone& backbone, const std::string& weights, std::ostream& err) const {
-  const int64_t patch = backbone.patch_size();
-  if (model_.resolution % patch != 0) {
+  const int64_t patch = backbone.patch_size(), side = crops_.resolution();
+  if (side % patch != 0) {
     throw std::runtime_error("--resolution: expected a multiple of the backbone's patch of " + std::to_string(patch) +
-                             " pixels, got " + std::to_string(model_.resolution));
+                             " pixels, got " + std::to_string(side));
   }
-  if (!weights.empty()) err << weights << ": " << io::load(backbone, weights).message() << std::endl;
+  if (const auto* const exported = dynamic_cast<backbone::ExportedImpl*>(&backbone)) {
+    if (exported->image_size() > 0 && exported->image_size() != side) {
+      throw std::runtime_error("--resolution: expected " + std::to_string(exported->image_size()) +
+                               ", the side of the pictures that " + weights + " was exported for, got " +
+                               std::to_string(side));
+    }
+    err << weights << ": a module that gives " << exported->channels() << " channels for patches of " << patch
+        << " pixels" << std::endl;
+  } else if (!weights.empty()) {
+    err << weights << ": " << io::load(backbone, weights).message() << std::endl;
+  }
   backbone.to(device_);
   if (!weights.empty()) return;
   const auto images = [&](const std::vector<int64_t>& numbers) -> backbone::ImageStream {
     err << "fitting the backbone to " << numbers.size() << " crops" << std::endl;
     const auto ahead = std::make_shared<Pipeline<Tensor>>(
-        static_cast<int64_t>(numbers.size()), workers_, 2 * workers_, [this, numbers](int64_t i) {
-          return timed("decode", [&] { return crops_.images({numbers[static_cast<std::size_t>(i)]}); });
+        static_cast<int64_t>(numbers.size()), workers_, 2 * workers_,
+        [this, numbers, with = normalization_of(backbone)](int64_t i) {
+          return timed("decode", [&] { return crops_.images({numbers[static_cast<std::size_t>(i)]}, with); });
         });
     return [this, ahead] { return ahead->next().to(device_); };
   };
@@ -91,6 +132,11 @@ FeatureSource TrainingFeatures::source(backbone::Backbone& backbone) const {
 std::unique_ptr<FeatureCache> TrainingFeatures::cache(const FeatureSource& source) {
   FeatureRecipe recipe = values_of(model_, SettingScope::kFeatures);
   recipe["weights"] = hash_of(source.backbone).hex();
+  const Normalization with = normalization_of(source.backbone);
+  recipe["normalization"] = nlohmann::json({with.mean, with.std}).dump();
+  if (const auto* const exported = dynamic_cast<backbone::ExportedImpl*>(&source.backbone)) {
+    recipe["module"] = hash_of_file(exported->path()).hex();
+  }
   recipe["smooseg"] = SMOOSEG_VERSION;
   // Other releases and devices round otherwise.
   recipe["libtorch"] = TORCH_VERSION;

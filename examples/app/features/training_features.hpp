@@ -5,35 +5,45 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <string>
 #include <vector>
 
 #include "data/crops.hpp"
+#include "data/feature_files.hpp"
 #include "features/feature_loader.hpp"
 #include "settings/model.hpp"
 #include "settings/runtime.hpp"
 
 namespace smooseg::app {
 
-/// The file of the backbone's weights: `given` if not empty, else one that is kept; empty for a backbone without.
+/// The file of the backbone's weights: `given` if not empty, else one that is kept; empty for a backbone without. Of an
+/// exported module it is the module.
 /// @throws std::runtime_error naming the option where backbone, weights and features do not go together.
 std::string chosen_weights(const ModelSettings& settings, const std::string& given);
+
+/// The training crops of a data set that the settings want.
+Crops crops_of(const Dataset& dataset, const ModelSettings& model, const std::optional<FeatureFiles>& files = {});
 
 /// The training crops of a data set and a backbone's features of them, as the settings want them.
 class TrainingFeatures {
  public:
+  /// @param files for the backbone "features", and for no other.
+  /// @throws std::runtime_error naming the option where settings do not go with features of files; as `Crops`.
   TrainingFeatures(const Dataset& dataset, const ModelSettings& model, const FeatureSettings& settings,
-                   torch::Device device, int workers);
+                   torch::Device device, int workers, const std::optional<FeatureFiles>& files = {});
 
   const Crops& crops() const { return crops_; }
 
   /// What the contents of the pictures, in their order, are told by: 32 hexadecimal digits.
   std::string data_hash();
 
-  /// Gives a new backbone its weights, or lets it learn from the crops what it needs instead; leaves it on the device.
+  /// Gives a new backbone its weights (which an exported module has), or lets it learn from the crops what it needs
+  /// instead; leaves it on the device.
   /// @param weights of `chosen_weights`.
-  /// @throws std::runtime_error naming the option where crops are not made of whole patches.
+  /// @throws std::runtime_error naming the option where crops are not made of whole patches, or not of the size that an
+  ///   exported module takes.
   void prepare(backbone::Backbone& backbone, const std::string& weights, std::ostream& err) const;
 
   /// Computes and stores what the cache lacks of the backbone's features.

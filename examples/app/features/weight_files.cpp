@@ -88,24 +88,31 @@ std::string fetch(const std::string& url, const fs::path& file) {
 }
 
 /// @return "" if the file is the published one as far as can be told, else what is wrong with it.
-std::string examine(const fs::path& file, const backbone::PretrainedWeights& weights, std::ostream& err) {
+std::string examine(const fs::path& file, const backbone::RegistryEntry& entry, std::ostream& err) {
+  const backbone::PretrainedWeights& weights = entry.weights;
   const auto bytes = static_cast<int64_t>(fs::file_size(file));
   if (weights.bytes > 0 && bytes != weights.bytes) {
     return "expected " + std::to_string(weights.bytes) + " bytes, got " + std::to_string(bytes);
   }
   const std::string digest = sha256_of(file);
   if (!weights.sha256.empty()) {
-    if (digest != weights.sha256) return "expected the SHA-256 " + weights.sha256 + ", got " + digest;
-    err << weights.file << ": SHA-256 as expected" << std::endl;
+    constexpr std::size_t kDigits = 64;
+    const bool whole = weights.sha256.size() == kDigits;
+    if (digest.compare(0, weights.sha256.size(), weights.sha256) != 0) {
+      return std::string("expected ") + (whole ? "the SHA-256 " : "a SHA-256 that begins with ") + weights.sha256 +
+             ", got " + digest;
+    }
+    err << weights.file << (whole ? ": SHA-256 as expected" : ": SHA-256 begins as expected: ") << (whole ? "" : digest)
+        << std::endl;
     return "";
   }
   try {
-    if (io::read_tensors(file.string()).empty()) return "it holds no tensors";
+    io::load(*backbone::make(entry.name), file.string());
   } catch (const c10::Error& e) {
     return e.what_without_backtrace();
   }
-  err << weights.file << ": its tensors can be read; SHA-256 " << digest << " (none is published to compare with)"
-      << std::endl;
+  err << weights.file << ": its tensors are those of " << entry.name << "; SHA-256 " << digest
+      << " (none is published to compare with)" << std::endl;
   return "";
 }
 
@@ -117,8 +124,9 @@ fs::path weights_folder() {
 }
 
 std::string weights_url(const backbone::PretrainedWeights& weights) {
+  if (!weights.request.empty()) return weights.request;
   std::string base = environment("SMOOSEG_WEIGHTS_URL");
-  if (base.empty()) base = backbone::kWeightsUrl;
+  if (base.empty()) base = weights.site;
   return base + (base.back() == '/' ? "" : "/") + weights.path;
 }
 
@@ -141,15 +149,28 @@ std::optional<fs::path> find_weights(const backbone::PretrainedWeights& weights,
 
 std::string how_to_get(const backbone::RegistryEntry& entry, const fs::path& folder) {
   const backbone::PretrainedWeights& weights = entry.weights;
-  std::string text = "  fetch   " + weights_url(weights) + "\n  put at  " + (folder / weights.file).string();
+  std::string text = weights.request.empty() ? "  fetch   " : "  ask at  ";
+  text += weights_url(weights) + "\n  put at  " + (folder / weights.file).string();
   if (weights.bytes > 0) text += "\n  size    " + std::to_string(weights.bytes) + " bytes";
   if (!weights.sha256.empty()) text += "\n  SHA-256 " + weights.sha256;
+  if (!weights.request.empty()) text += "... (its first digits)";
   return text;
 }
 
 fs::path download_weights(const backbone::RegistryEntry& entry, const fs::path& folder, std::ostream& err) {
   const backbone::PretrainedWeights& weights = entry.weights;
-  if (const auto there = find_weights(weights, folder)) return *there;
+  if (const auto there = find_weights(weights, folder)) {
+    if (weights.request.empty()) return *there;
+    const std::string problem = examine(*there, entry, err);
+    if (problem.empty()) return *there;
+    throw std::runtime_error(there->string() + ": is not the published file: " + problem + "; remove it\n" +
+                             how_to_get(entry, folder));
+  }
+  if (!weights.request.empty()) {
+    throw std::runtime_error(entry.name + ": its publisher sends links to who agrees to its licence (" +
+                             weights.licence + "): ask for them, and save the file under its name\n" +
+                             how_to_get(entry, folder));
+  }
   const auto fail = [&](const std::string& why) -> std::runtime_error {
     return std::runtime_error(entry.name + ": cannot get its weights: " + why + "\n" + how_to_get(entry, folder));
   };
@@ -162,13 +183,13 @@ fs::path download_weights(const backbone::RegistryEntry& entry, const fs::path& 
   const FileLock lock(part);
   if (lock.busy()) throw std::runtime_error(part.string() + ": another download of it is under way");
   // One that was whole when it was cut off needs no more, and a server refuses to go on with it.
-  if (fs::file_size(part) == 0 || !examine(part, weights, err).empty()) {
+  if (fs::file_size(part) == 0 || !examine(part, entry, err).empty()) {
     if (const std::string problem = fetch(url, part); !problem.empty()) {
       const bool kept = fs::file_size(part) > 0;
       if (!kept) fs::remove(part);
       throw fail(problem + (kept ? "; what came so far is kept for another try: " + part.string() : ""));
     }
-    if (const std::string problem = examine(part, weights, err); !problem.empty()) {
+    if (const std::string problem = examine(part, entry, err); !problem.empty()) {
       fs::remove(part);
       throw fail("what came is not the published file: " + problem);
     }

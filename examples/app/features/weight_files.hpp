@@ -15,7 +15,8 @@ namespace smooseg::app {
 /// ~/.cache/smooseg/weights.
 std::filesystem::path weights_folder();
 
-/// Where a backbone's weights are fetched from. SMOOSEG_WEIGHTS_URL names a mirror with the publisher's paths.
+/// Where a backbone's weights are fetched from, or asked for. SMOOSEG_WEIGHTS_URL names a mirror with the publisher's
+/// paths of what anybody may fetch.
 std::string weights_url(const backbone::PretrainedWeights& weights);
 
 /// The file with a backbone's weights: in `folder`, else where Python's torch.hub keeps its downloads
@@ -24,12 +25,13 @@ std::string weights_url(const backbone::PretrainedWeights& weights);
 std::optional<std::filesystem::path> find_weights(const backbone::PretrainedWeights& weights,
                                                   const std::filesystem::path& folder);
 
-/// What to fetch and where to put it, in a few lines.
+/// What to fetch or whom to ask, and where to put it, in a few lines.
 std::string how_to_get(const backbone::RegistryEntry& entry, const std::filesystem::path& folder);
 
 /// Fetches a backbone's weights with the program curl, unless they are there already. The file gets its name only when
-/// its size and SHA-256 are those published or, where none are, its tensors can be read; a download that was cut off
-/// goes on where it stopped.
+/// its size and SHA-256 are those published or, where none are, its tensors have the names and shapes of the
+/// backbone's; a download that was cut off goes on where it stopped. Of files that their publisher must be asked for,
+/// the one that is there is checked.
 /// @param err gets a line on what was checked.
 /// @return its path.
 /// @throws std::runtime_error saying why not, and `how_to_get`.

@@ -20,6 +20,12 @@ Tensor labels_of(SegmenterImpl& segmenter, const Tensor& images, int64_t out_hei
 Tensor crf_energies(SegmenterImpl& segmenter, const CrfSettings& settings, const Tensor& images, int64_t out_height,
                     int64_t out_width);
 
+/// The labels that the CRF makes of a large picture: those of `crf_labels` of its `crf_energies`, of which no more than
+/// a row of the CRF's tiles is held at a time.
+/// @param image (1,3,h,w) float32, normalised. @param picture (H,W,3) uint8. @return (H,W) uint8.
+Tensor crf_labels_of(SegmenterImpl& segmenter, const CrfSettings& settings, int64_t threads, const Tensor& image,
+                     const Tensor& picture);
+
 /// The labels that the CRF makes of energies.
 /// @param pictures (H,W,3) or (B,H,W,3) uint8. @param energies (K,H,W) or (B,K,H,W). @return (H,W) or (B,H,W) int64.
 Tensor crf_labels(const CrfSettings& settings, int64_t threads, const Tensor& pictures, const Tensor& energies);

@@ -1,18 +1,23 @@
 #include "model/model.hpp"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <utility>
 
+#include "features/feature_cache.hpp"
+#include "smooseg/backbone/exported.hpp"
+#include "smooseg/backbone/precomputed.hpp"
 #include "smooseg/backbone/registry.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/version.hpp"
+#include "support/hash.hpp"
 
 namespace smooseg::app {
 namespace {
 
 constexpr auto kFormatName = "smooseg model ";
-constexpr auto kFormat = "smooseg model 1";
+constexpr auto kModelFormat = "smooseg model 1";
 constexpr auto kExtraPrefix = "optimizer.";
 
 const std::string& metadata_at(const std::map<std::string, std::string>& metadata, const std::string& key,
@@ -22,9 +27,52 @@ const std::string& metadata_at(const std::map<std::string, std::string>& metadat
   return found->second;
 }
 
+io::SafetensorsContent read_model(const std::string& name) {
+  try {
+    return io::read_safetensors_content(name);
+  } catch (const c10::Error& e) {
+    throw std::runtime_error(std::string(e.what_without_backtrace()) + "; expected a model of smooseg train");
+  }
+}
+
+backbone::ExportedOptions exported_options(const ModelSettings& settings) {
+  backbone::ExportedOptions options;
+  options.patch_size(settings.exported_patch.value_or(0)).skip_tokens(settings.exported_skip_tokens);
+  options.image_size(settings.exported_image_size.value_or(0));
+  if (settings.exported_mean) options.mean(channels_from(*settings.exported_mean));
+  if (settings.exported_std) options.std(channels_from(*settings.exported_std));
+  return options;
+}
+
+/// Checks that the module given is the one that a model was trained with.
+void check_module(const std::string& model, const ModelSettings& settings, const std::string& expected,
+                  const std::string& given) {
+  const bool wanted = settings.backbone == kExportedBackbone;
+  TORCH_CHECK(wanted || given.empty(), "--weights: ", model, " holds all of its backbone, '", settings.backbone,
+              "'; only a module exported from Python must be named");
+  if (!wanted) return;
+  TORCH_CHECK(!given.empty(), "--weights: the backbone of ", model, " is a module exported from Python, which a model ",
+              "file does not hold: name its file");
+  const std::string found = sha256_of(given);
+  TORCH_CHECK(found == expected, "--weights: expected the module that ", model, " was trained with, with the SHA-256 ",
+              expected, ", found ", given, " with ", found);
+}
+
+/// Tiles of the one size that a module takes.
+SegmenterOptions with_tiles_of(const backbone::Backbone& backbone, SegmenterOptions options) {
+  const auto* const exported = dynamic_cast<const backbone::ExportedImpl*>(&backbone);
+  if (exported == nullptr || exported->image_size() == 0) return options;
+  const int64_t side = exported->image_size();
+  return options.tile(side).overlap(std::min(options.overlap(), (side - 1) / 2));
+}
+
 }  // namespace
 
-std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings) {
+std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings, const BackboneSource& source) {
+  if (settings.backbone == kExportedBackbone) {
+    return std::make_shared<backbone::ExportedImpl>(source.module, exported_options(settings));
+  }
+  if (settings.backbone == kFeaturesBackbone) return std::make_shared<backbone::PrecomputedImpl>(source.channels);
   const auto features = settings.features == "keys" ? backbone::FeatureKind::kKeys : backbone::FeatureKind::kTokens;
   const auto texture = backbone::TextureOptions()
                            .textons(settings.textons)
@@ -36,29 +84,34 @@ std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings)
   return backbone;
 }
 
-Model make_model(const ModelSettings& settings, const ClassTable& classes, const SegmenterOptions& options) {
-  auto backbone = make_backbone(settings);
+Model make_model(const ModelSettings& settings, const ClassTable& classes, const SegmenterOptions& options,
+                 const BackboneSource& source) {
+  auto backbone = make_backbone(settings, source);
   const int64_t channels = backbone->channels();
   Model model;
   model.settings = settings;
   model.classes = classes;
+  if (settings.backbone == kExportedBackbone) model.module = sha256_of(source.module);
+  const SegmenterOptions fitting = with_tiles_of(*backbone, options);
   model.segmenter = Segmenter(
       std::move(backbone), Projector(ProjectorOptions(channels, settings.embed_dim).dropout(settings.dropout)),
       PrototypePredictor(PrototypePredictorOptions(settings.classes, settings.embed_dim).momentum(settings.momentum)),
-      options);
+      fitting);
   return model;
 }
 
 void save_model(const std::filesystem::path& path, const Model& model, const io::TensorMap& extra) {
   io::TensorMap tensors = io::tensors_of(*model.segmenter);
   tensors.insert(extra.begin(), extra.end());
-  io::write_safetensors(path.string(), tensors,
-                        {{"format", kFormat},
-                         {"version", SMOOSEG_VERSION},
-                         {"step", std::to_string(model.step)},
-                         {"data", model.data},
-                         {"settings", nlohmann::json(values_of(model.settings)).dump()},
-                         {"classes", classes_to_json(model.classes)}});
+  std::map<std::string, std::string> metadata{{"format", kModelFormat},
+                                              {"version", SMOOSEG_VERSION},
+                                              {"checksum", hash_of(tensors).hex()},
+                                              {"step", std::to_string(model.step)},
+                                              {"data", model.data},
+                                              {"settings", nlohmann::json(values_of(model.settings)).dump()},
+                                              {"classes", classes_to_json(model.classes)}};
+  if (!model.module.empty()) metadata["module"] = model.module;
+  io::write_safetensors(path.string(), tensors, metadata);
 }
 
 bool is_model(const std::filesystem::path& path) {
@@ -69,11 +122,25 @@ bool is_model(const std::filesystem::path& path) {
   }
 }
 
-LoadedModel load_model(const std::filesystem::path& path, torch::Device device, const SegmenterOptions& options) {
+bool holds_backbone(const std::filesystem::path& path) {
+  if (!is_model(path)) return true;
+  auto metadata = io::read_safetensors_metadata(path.string());
+  const auto settings = nlohmann::json::parse(metadata["settings"], nullptr, /*allow_exceptions=*/false);
+  const std::string backbone = settings.is_object() ? settings.value("backbone", "") : "";
+  return backbone != kExportedBackbone && backbone != kFeaturesBackbone;
+}
+
+LoadedModel load_model(const std::filesystem::path& path, torch::Device device, const SegmenterOptions& options,
+                       const std::string& module) {
   const std::string name = path.string();
-  const auto [tensors, metadata] = io::read_safetensors_content(name);
+  const auto [tensors, metadata] = read_model(name);
   const std::string& format = metadata_at(metadata, "format", name);
-  TORCH_CHECK(format == kFormat, name, ": expected the format '", kFormat, "', found '", format, "'");
+  TORCH_CHECK(format == kModelFormat, name, ": expected the format '", kModelFormat, "', found '", format, "'");
+  if (const auto checksum = metadata.find("checksum"); checksum != metadata.end()) {  // older files have none
+    TORCH_CHECK(checksum->second == hash_of(tensors).hex(), name,
+                ": damaged: its tensors are not those that were saved (another checksum); take a copy or an earlier "
+                "checkpoint, or train anew");
+  }
   SettingValues values;
   int64_t step = 0;
   try {
@@ -86,7 +153,12 @@ LoadedModel load_model(const std::filesystem::path& path, torch::Device device, 
   }
   LoadedModel loaded;
   const ClassTable classes = classes_from_json(metadata_at(metadata, "classes", name), name);
-  loaded.model = make_model(settings_from(values, name), classes, options);
+  const ModelSettings settings = settings_from(values, name);
+  const bool is_exported = settings.backbone == kExportedBackbone;
+  check_module(name, settings, is_exported ? metadata_at(metadata, "module", name) : "", module);
+  const auto projector = tensors.find("projector.linear.weight");  // (D,C,1,1)
+  const bool has_channels = projector != tensors.end() && projector->second.dim() > 1 && projector->second.size(1) > 0;
+  loaded.model = make_model(settings, classes, options, {module, has_channels ? projector->second.size(1) : 1});
   loaded.model.step = step;
   if (const auto data = metadata.find("data"); data != metadata.end()) loaded.model.data = data->second;
   for (const auto& item : tensors) {
@@ -96,6 +168,14 @@ LoadedModel load_model(const std::filesystem::path& path, torch::Device device, 
   loaded.model.segmenter->to(device);
   loaded.model.segmenter->eval();
   return loaded;
+}
+
+std::optional<FeatureFiles> model_feature_files(const Model& model, const std::string& folder, bool flip) {
+  auto files = open_feature_files(model.settings, folder);
+  if (!files) return files;
+  if (flip) throw std::runtime_error("--flip: features of files are not those of mirror images");
+  files->expect_channels(model.segmenter->backbone->channels(), "the model");
+  return files;
 }
 
 }  // namespace smooseg::app

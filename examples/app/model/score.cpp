@@ -1,6 +1,9 @@
 #include "model/score.hpp"
 
 #include <algorithm>
+#include <numeric>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "data/transforms.hpp"
@@ -8,6 +11,34 @@
 #include "smooseg/detail/parallel.hpp"
 
 namespace smooseg::app {
+namespace {
+
+PictureCounts counts_of(const metrics::Counts& counts) {
+  PictureCounts result;
+  for (int64_t cluster = 0; cluster < counts.rows(); ++cluster) {
+    for (int64_t label = 0; label < counts.cols(); ++label) {
+      if (const int64_t pixels = counts(cluster, label); pixels > 0) result.pairs.push_back({cluster, label, pixels});
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+int64_t PictureCounts::pixels() const {
+  return std::accumulate(pairs.begin(), pairs.end(), int64_t{0},
+                         [](int64_t sum, const Pair& pair) { return sum + pair.pixels; });
+}
+
+std::optional<double> PictureCounts::accuracy(const metrics::Scores& matching) const {
+  const int64_t all = pixels();
+  if (all == 0) return std::nullopt;
+  int64_t right = 0;
+  for (const Pair& pair : pairs) {
+    if (matching.class_of_cluster.at(static_cast<std::size_t>(pair.cluster)) == pair.label) right += pair.pixels;
+  }
+  return static_cast<double>(right) / static_cast<double>(all);
+}
 
 int64_t picture_count(const Dataset& dataset, const ScoreOptions& options) {
   const auto all = static_cast<int64_t>(dataset.samples.size());
@@ -20,37 +51,70 @@ std::string flat_name(const Sample& sample) {
   return name;
 }
 
-void for_each_batch(const Dataset& dataset, torch::Device device, const ScoreOptions& options,
-                    const std::function<void(int64_t, const LabelledBatch&)>& f) {
+void for_each_batch(const Dataset& dataset, const Normalization& with, torch::Device device,
+                    const ScoreOptions& options, const std::function<void(int64_t, const LabelledBatch&)>& f) {
   const int64_t count = picture_count(dataset, options);
-  for (int64_t first = 0; first < count; first += options.batch) {
-    const auto size = static_cast<std::size_t>(std::min(options.batch, count - first));
+  const int64_t at_once = options.features ? 1 : options.batch;  // maps need not have one size
+  for (int64_t first = 0; first < count; first += at_once) {
+    const auto size = static_cast<std::size_t>(std::min(at_once, count - first));
+    if (options.features) {
+      const Sample& sample = dataset.samples[static_cast<std::size_t>(first)];
+      const Tensor map = options.features->read(feature_name(dataset, sample));
+      const LabelledImage whole = load_sample(sample, dataset.classes, Transform{options.resolution});
+      const auto middle = [](const Tensor& t) { return transformed(t, {0, /*square=*/true}).unsqueeze(0); };
+      f(first, {map.unsqueeze(0).to(device), middle(*whole.label).to(device), middle(whole.pixels),
+                whole.pixels.size(0), whole.pixels.size(1)});
+      continue;
+    }
     std::vector<Tensor> images(size), labels(size), pixels(size);
     smooseg::detail::parallel_for(static_cast<int64_t>(size), options.threads, [&](int64_t i) {
       const auto at = static_cast<std::size_t>(i);
       const Sample& sample = dataset.samples[static_cast<std::size_t>(first) + at];
       const LabelledImage loaded = load_sample(sample, dataset.classes, {options.resolution, /*square=*/true});
       pixels[at] = loaded.pixels;
-      images[at] = normalize(loaded.pixels);
+      images[at] = normalize(loaded.pixels, with);
       labels[at] = *loaded.label;
     });
-    f(first, {torch::stack(images).to(device), torch::stack(labels).to(device), torch::stack(pixels)});
+    f(first, {torch::stack(images).to(device), torch::stack(labels).to(device), torch::stack(pixels),
+              options.resolution, options.resolution});
   }
 }
 
 Tensor labels_of(SegmenterImpl& segmenter, const LabelledBatch& batch, const ScoreOptions& options) {
-  const int64_t height = batch.images.size(2), width = batch.images.size(3);
-  if (!options.crf.use) return labels_of(segmenter, batch.images, height, width);
-  const Tensor energies = crf_energies(segmenter, options.crf, batch.images, height, width);
+  const int64_t side = batch.labels.size(1);
+  const auto middle = [&](const Tensor& maps) {
+    return maps.slice(-2, middle_of(batch.height, side))
+        .slice(-2, 0, side)
+        .slice(-1, middle_of(batch.width, side))
+        .slice(-1, 0, side);
+  };
+  if (!options.crf.use) return middle(labels_of(segmenter, batch.images, batch.height, batch.width)).contiguous();
+  const Tensor energies =
+      middle(crf_energies(segmenter, options.crf, batch.images, batch.height, batch.width)).contiguous();
   return crf_labels(options.crf, options.threads, batch.pixels, energies).to(batch.labels.device());
 }
 
 metrics::ConfusionMatrix score(SegmenterImpl& segmenter, const Dataset& dataset, torch::Device device,
-                               const ScoreOptions& options) {
-  metrics::ConfusionMatrix confusion(segmenter.predictor->options.num_classes(), dataset.classes->size());
-  for_each_batch(dataset, device, options, [&](int64_t, const LabelledBatch& batch) {
-    confusion.update(labels_of(segmenter, batch, options), batch.labels);
-  });
+                               const ScoreOptions& options, std::vector<PictureCounts>* each) {
+  const metrics::ConfusionMatrix none(segmenter.predictor->options.num_classes(), dataset.classes->size());
+  metrics::ConfusionMatrix confusion = none;
+  const auto add = [&](int64_t, const LabelledBatch& batch) {
+    const Tensor predictions = labels_of(segmenter, batch, options);
+    if (each == nullptr) return confusion.update(predictions, batch.labels);
+    for (int64_t i = 0; i < predictions.size(0); ++i) {
+      metrics::ConfusionMatrix picture = none;
+      picture.update(predictions[i], batch.labels[i]);
+      confusion += picture;
+      each->push_back(counts_of(picture.counts()));
+    }
+  };
+  for_each_batch(dataset, normalization_of(*segmenter.backbone), device, options, add);
+  if (confusion.counts().sum() == 0) {
+    const std::string first = dataset.samples.front().label->string(),
+                      count = std::to_string(picture_count(dataset, options));
+    throw std::runtime_error(first + ": expected labels of classes in this or another of the " + count +
+                             " label maps, found only values that classes.json says to ignore");
+  }
   return confusion;
 }
 

@@ -6,9 +6,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "data/dataset.hpp"
+#include "data/feature_files.hpp"
+#include "data/transforms.hpp"
 #include "settings/crf.hpp"
 #include "smooseg/metrics/confusion.hpp"
 #include "smooseg/segmenter.hpp"
@@ -21,6 +25,8 @@ struct ScoreOptions {
   int64_t limit = 0;         ///< pictures in all; 0: every one
   int threads = 1;           ///< that decode pictures and compute the CRF
   CrfSettings crf;           ///< applied to the model's logits, if `use`
+  std::optional<FeatureFiles> features =
+      {};  ///< what the model sees in the place of pictures, for the backbone of files
 };
 
 /// How many pictures are scored.
@@ -29,22 +35,39 @@ int64_t picture_count(const Dataset& dataset, const ScoreOptions& options);
 /// A sample's name as that of a file in one folder: '_' in the place of '/'.
 std::string flat_name(const Sample& sample);
 
-/// A batch of pictures of a data set as the model sees them.
+/// A batch of pictures of a data set as the model sees them: the middle squares of pictures that were resized.
 struct LabelledBatch {
-  Tensor images;  ///< (B,3,R,R) float32, normalised, on the device
-  Tensor labels;  ///< (B,R,R) int64, -1 where ignored
-  Tensor pixels;  ///< (B,R,R,3) uint8, the pictures themselves
+  Tensor images;          ///< (B,3,R,R) float32, normalised, on the device; of files the features of the whole picture
+  Tensor labels;          ///< (B,R,R) int64, -1 where ignored
+  Tensor pixels;          ///< (B,R,R,3) uint8, the pictures themselves
+  int64_t height, width;  ///< in pixels, of what `images` show: R, or those of the whole picture
 };
 
 /// Calls f for all pictures of a labelled data set, batch by batch; memory does not grow with their number.
-void for_each_batch(const Dataset& dataset, torch::Device device, const ScoreOptions& options,
-                    const std::function<void(int64_t first, const LabelledBatch&)>& f);
+/// @param with the normalisation of the backbone that they are for.
+void for_each_batch(const Dataset& dataset, const Normalization& with, torch::Device device,
+                    const ScoreOptions& options, const std::function<void(int64_t first, const LabelledBatch&)>& f);
 
 /// A model's labels of a batch, (B,R,R) int64. The model is in evaluation mode.
 Tensor labels_of(SegmenterImpl& segmenter, const LabelledBatch& batch, const ScoreOptions& options);
 
+/// How often clusters meet classes in one picture, without the pairs that never do.
+struct PictureCounts {
+  struct Pair {
+    int64_t cluster, label, pixels;
+  };
+  std::vector<Pair> pairs;
+
+  /// Pixels whose label counts.
+  int64_t pixels() const;
+
+  /// Share of these whose cluster has their class; none where there are no such pixels.
+  std::optional<double> accuracy(const metrics::Scores& matching) const;
+};
+
 /// Counts a model's labels of a labelled data set. The model is in evaluation mode.
+/// @param each gets the counts of each picture, in the order of the data set.
 metrics::ConfusionMatrix score(SegmenterImpl& segmenter, const Dataset& dataset, torch::Device device,
-                               const ScoreOptions& options);
+                               const ScoreOptions& options, std::vector<PictureCounts>* each = nullptr);
 
 }  // namespace smooseg::app

@@ -1,5 +1,9 @@
 #include "settings/crf.hpp"
 
+#include <stdexcept>
+#include <string>
+#include <vector>
+
 namespace smooseg::app {
 namespace {
 
@@ -53,6 +57,25 @@ nlohmann::json to_json(const CrfSettings& settings) {
     return unused.add_option(name, value, description);
   });
   return json;
+}
+
+CrfSettings crf_settings_from(const nlohmann::json& json, const std::string& source) {
+  CLI::App app;
+  CrfSettings settings;
+  add_options(app, settings);
+  check_numbers(app);
+  std::vector<std::string> arguments;
+  for (const auto& [name, value] : json.items()) {
+    if (json.is_object())
+      arguments.push_back("--" + name + "=" + (value.is_string() ? value.get<std::string>() : value.dump()));
+  }
+  if (json.is_object()) arguments.emplace_back("--crf");
+  try {
+    app.parse(arguments);
+  } catch (const CLI::ParseError& e) {
+    throw std::runtime_error(source + ": its settings of the CRF do not fit this version: " + e.what());
+  }
+  return settings;
 }
 
 }  // namespace smooseg::app

@@ -33,4 +33,7 @@ crf::DenseCrfOptions crf_options(const CrfSettings& settings, int64_t threads);
 /// The settings by their options' names, or false where the CRF is not used; for scores.json.
 nlohmann::json to_json(const CrfSettings& settings);
 
+/// Reads what `to_json` gave. @throws std::runtime_error naming `source` for an unknown name or a value out of range.
+CrfSettings crf_settings_from(const nlohmann::json& json, const std::string& source);
+
 }  // namespace smooseg::app

@@ -1,6 +1,8 @@
 #include "settings/model.hpp"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <stdexcept>
 #include <type_traits>
 
@@ -17,11 +19,32 @@ bool is_in(SettingScope scope, const std::string& group) {
   return scope == SettingScope::kAll || group == kBackbone || group == kCrops;
 }
 
+/// Three numbers, one a colour. @param divides whether they must be above 0.
+CLI::Validator three_numbers(bool divides) {
+  const auto check = [divides](const std::string& text) -> std::string {
+    const auto values = channels_from(text);
+    const bool right =
+        values && (!divides || std::all_of(values->begin(), values->end(), [](double v) { return v > 0; }));
+    return right
+               ? ""
+               : std::string("expected three numbers") + (divides ? " above 0" : "") + " as R,G,B, got '" + text + "'";
+  };
+  return CLI::Validator(check, "R,G,B");
+}
+
+template <class T>
+struct IsOptional : std::false_type {};
+template <class T>
+struct IsOptional<std::optional<T>> : std::true_type {};
+
 /// The one list of settings: calls add(group, option, value, description) for each, which returns a CLI11 option.
 template <class Add>
 void list_settings(ModelSettings& s, Add add) {
   using Words = std::vector<std::string>;
-  add(kBackbone, "--backbone", s.backbone, "what turns pictures into features")->check(CLI::IsMember(backbone_names()));
+  add(kBackbone, "--backbone", s.backbone,
+      "what turns pictures into features: a network by its name; exported: the module of --weights; features: files "
+      "of --features-dir")
+      ->check(CLI::IsMember(backbone_names()));
   add(kBackbone, "--features", s.features, "of a transformer: its tokens, or the keys of its last attention")
       ->check(CLI::IsMember(Words{"tokens", "keys"}));
   add(kBackbone, "--textons", s.textons, "of texture: number of textons")->check(from_to(1, 1 << 16));
@@ -29,7 +52,22 @@ void list_settings(ModelSettings& s, Add add) {
       ->check(CLI::PositiveNumber);
   add(kBackbone, "--position", s.position,
       "of texture: weight of the height in the picture; 0 where pictures have no up")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0.0, 1000.0));
+  add(kBackbone, "--exported-patch", s.exported_patch,
+      "of exported: side of a patch in pixels; default: as its file says")
+      ->check(from_to(1, 8192));
+  add(kBackbone, "--exported-skip-tokens", s.exported_skip_tokens,
+      "of exported: tokens before those of the patches; default: as its file says, else 0")
+      ->check(from_to(0, 1 << 20));
+  add(kBackbone, "--exported-image-size", s.exported_image_size,
+      "of exported: side in pixels of the squares that it takes, if no others; default: as its file says, else any")
+      ->check(from_to(1, 8192));
+  add(kBackbone, "--exported-mean", s.exported_mean,
+      "of exported: what is subtracted from pixels in 0..1; default: as its file says, else ImageNet's")
+      ->check(three_numbers(/*divides=*/false));
+  add(kBackbone, "--exported-std", s.exported_std,
+      "of exported: what they are divided by then; default: as its file says, else ImageNet's")
+      ->check(three_numbers(/*divides=*/true));
 
   add(kCrops, "--crops", s.crops, "crops of each picture: its center, or five")
       ->check(CLI::IsMember(Words{"center", "five"}));
@@ -67,12 +105,22 @@ void list_settings(ModelSettings& s, Add add) {
 
 }  // namespace
 
-std::vector<std::string> backbone_names(bool only_with_weights) {
+std::vector<std::string> backbone_names() {
+  std::vector<std::string> names = network_names();
+  names.insert(names.end(), {kExportedBackbone, kFeaturesBackbone});
+  return names;
+}
+
+std::vector<std::string> network_names(bool only_with_weights) {
   std::vector<std::string> names;
   for (const auto& entry : backbone::registry()) {
     if (!only_with_weights || !entry.weights.file.empty()) names.push_back(entry.name);
   }
   return names;
+}
+
+const backbone::RegistryEntry* registry_entry(const std::string& backbone) {
+  return backbone == kExportedBackbone || backbone == kFeaturesBackbone ? nullptr : &backbone::find(backbone);
 }
 
 SettingValues values_of(const ModelSettings& settings, SettingScope scope) {
@@ -84,7 +132,7 @@ SettingValues values_of(const ModelSettings& settings, SettingScope scope) {
       const nlohmann::json json = set;  // prints a number with all the digits it needs
       if (is_in(scope, group)) result[name + 2] = json.is_string() ? json.template get<std::string>() : json.dump();
     };
-    if constexpr (std::is_same_v<decltype(value), std::optional<double>&>) {
+    if constexpr (IsOptional<std::decay_t<decltype(value)>>::value) {
       if (value) note(*value);
     } else {
       note(value);
@@ -118,9 +166,23 @@ ModelSettings settings_from(const SettingValues& values, const std::string& sour
 }
 
 void choose_thresholds(ModelSettings& settings) {
-  const auto& entry = backbone::find(settings.backbone);
-  settings.within_threshold = settings.within_threshold.value_or(entry.within_threshold);
-  settings.across_threshold = settings.across_threshold.value_or(entry.across_threshold);
+  const auto* const entry = registry_entry(settings.backbone);
+  const SmoothnessOptions published;
+  settings.within_threshold =
+      settings.within_threshold.value_or(entry == nullptr ? published.within_threshold() : entry->within_threshold);
+  settings.across_threshold =
+      settings.across_threshold.value_or(entry == nullptr ? published.across_threshold() : entry->across_threshold);
+}
+
+std::optional<std::array<double, 3>> channels_from(const std::string& text) {
+  std::array<double, 3> values{};
+  std::istringstream words(text);
+  char comma = ',';
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (i > 0 && !(words >> comma && comma == ',')) return std::nullopt;
+    if (!(words >> values[i])) return std::nullopt;
+  }
+  return words.peek() == std::istringstream::traits_type::eof() ? std::optional(values) : std::nullopt;
 }
 
 torch::ScalarType feature_dtype(const ModelSettings& settings) {

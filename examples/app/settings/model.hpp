@@ -4,6 +4,7 @@
 // in a model file.
 
 #include <CLI/App.hpp>
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -15,14 +16,26 @@
 #include "smooseg/loss.hpp"
 #include "smooseg/projector.hpp"
 
+namespace smooseg::backbone {
+struct RegistryEntry;
+}
+
 namespace smooseg::app {
 
 inline const Choices<Centering> kCenterings{
     {"row-keep-mean", Centering::kRowKeepMean}, {"row", Centering::kRow}, {"none", Centering::kNone}};
 inline const Choices<Reduction> kReductions{{"mean", Reduction::kMean}, {"sum", Reduction::kSum}};
 
-/// The names of all backbones, or of those with published weights.
-std::vector<std::string> backbone_names(bool only_with_weights = false);
+/// Backbones that are no networks known by name: a module exported from Python, and features that files hold.
+inline constexpr auto kExportedBackbone = "exported";
+inline constexpr auto kFeaturesBackbone = "features";
+
+/// The names of all backbones; of the networks among them; of those with published weights.
+std::vector<std::string> backbone_names();
+std::vector<std::string> network_names(bool only_with_weights = false);
+
+/// What the library knows of a backbone by its name; null for the two above.
+const backbone::RegistryEntry* registry_entry(const std::string& backbone);
 
 /// The defaults are the library's and, where it has none, the paper's.
 struct ModelSettings {
@@ -31,6 +44,8 @@ struct ModelSettings {
   int64_t textons = backbone::TextureOptions().textons();
   double texton_sharpness = backbone::TextureOptions().sharpness();
   double position = backbone::TextureOptions().position();
+  std::optional<int64_t> exported_patch, exported_skip_tokens, exported_image_size;  ///< unset: what the file says
+  std::optional<std::string> exported_mean, exported_std;                            ///< likewise; "R,G,B"
 
   std::string crops = "center";
   int64_t resolution = 224;
@@ -69,6 +84,9 @@ ModelSettings settings_from(const SettingValues& values, const std::string& sour
 
 /// Sets the thresholds that are unset to those that suit the backbone.
 void choose_thresholds(ModelSettings& settings);
+
+/// "R,G,B" as three numbers; nothing for any other text.
+std::optional<std::array<double, 3>> channels_from(const std::string& text);
 
 /// What the features of training crops are rounded to.
 torch::ScalarType feature_dtype(const ModelSettings& settings);

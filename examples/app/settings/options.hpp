@@ -60,6 +60,13 @@ inline void check_numbers(CLI::App& app) {
   }
 }
 
+/// What becomes of files that cannot be read.
+inline void add_on_error(CLI::App& app, std::string& value) {
+  app.add_option("--on-error", value,
+                 "fail lists all pictures that cannot be used; skip lists them and leaves them out")
+      ->check(CLI::IsMember({"fail", "skip"}));
+}
+
 /// The values of an enumeration by the names that options give them.
 template <class Enum>
 using Choices = std::map<std::string, Enum>;
