@@ -164,6 +164,51 @@ TEST_CASE("scores worked by hand", "[metrics]") {
   }
 }
 
+TEST_CASE("scores by other conventions, worked by hand", "[metrics]") {
+  Counts counts(4, 4);
+  // Class 2 is predicted alone, class 3 occurs nowhere, cluster 3 is empty.
+  counts << 6, 2, 0, 0, 3, 1, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0;
+  const double hungarian_0 = 6. / 11, hungarian_1 = 4. / 7;
+  const Scores one_to_one = smooseg::metrics::scores(counts);
+  CHECK(one_to_one.class_of_cluster[0] == 0);
+  CHECK(one_to_one.class_of_cluster[2] == 1);
+  CHECK(one_to_one.accuracy == Approx(10. / 16));
+  CHECK(one_to_one.iou[0] == Approx(hungarian_0));
+  CHECK(one_to_one.iou[1] == Approx(hungarian_1));
+
+  // What counts in the mean; clusters 1 and 3 have the classes 2 and 3 between them.
+  const bool class_2_is_predicted = one_to_one.class_of_cluster[1] == 2;
+  const double sum = hungarian_0 + hungarian_1;
+  CHECK(std::isnan(one_to_one.iou[class_2_is_predicted ? 3 : 2]));
+  CHECK(one_to_one.miou == Approx(sum / 3));
+  CHECK(smooseg::metrics::scores(counts, {Matching::kHungarian, AbsentClasses::kSkipUnlabelled}).miou ==
+        Approx(sum / 2));
+  const Scores zero = smooseg::metrics::scores(counts, {Matching::kHungarian, AbsentClasses::kZero});
+  CHECK(zero.miou == Approx(sum / 4));
+  CHECK(zero.accuracy == one_to_one.accuracy);
+
+  // Each cluster its most frequent class: two have class 0.
+  const Scores majority = smooseg::metrics::scores(counts, {Matching::kMajority, AbsentClasses::kSkip});
+  CHECK(majority.class_of_cluster == std::vector<int64_t>{0, 0, 1, -1});
+  CHECK(majority.accuracy == Approx(13. / 16));
+  CHECK(majority.iou[0] == Approx(9. / 12));
+  CHECK(majority.iou[1] == Approx(4. / 7));
+  CHECK(std::isnan(majority.iou[2]));
+  CHECK(majority.miou == Approx((9. / 12 + 4. / 7) / 2));
+
+  // More clusters than classes: none is left over, and of two classes with equally many pixels the first is taken.
+  Counts many(3, 2);
+  many << 4, 1, 3, 0, 2, 2;
+  const Scores merged = smooseg::metrics::scores(many, {Matching::kMajority});
+  CHECK(merged.class_of_cluster == std::vector<int64_t>{0, 0, 0});
+  CHECK(merged.accuracy == Approx(9. / 12));
+  CHECK(merged.iou == std::vector<double>{9. / 12, 0});
+  ConfusionMatrix confusion(3, 2);
+  confusion.update(labels_of({0, 1, 1}), labels_of({1, 1, 1}));
+  CHECK(confusion.scores({Matching::kMajority}).accuracy == 1.0);
+  CHECK(confusion.scores().accuracy == Approx(2. / 3));
+}
+
 TEST_CASE("confusion counts of two parts add up", "[metrics]") {
   ConfusionMatrix sum(2, 3), part(2, 3);
   sum.update(labels_of({0, 1, 1}), labels_of({2, 0, 0}));

@@ -161,7 +161,7 @@ TEST_CASE("batched products take any layout and are the same on any number of th
   }
   const Tensor shared = left.narrow(0, 1, 1);
   CHECK(relative_error(batched_product(shared, right), shared.matmul(right)) < 3e-6);
-  CHECK(relative_error(batched_product(left.to(torch::kBFloat16), right.to(torch::kBFloat16)), expected) < 2e-2);
+  CHECK(relative_error(batched_product(left.to(torch::kBFloat16), right.to(torch::kBFloat16)), expected) < 5e-2);
   CHECK(relative_error(inverse_norms(right, 1e-10), right.norm(2, {1}, true).reciprocal()) < 3e-6);
   CHECK(relative_error(column_softmax(right, 0.5), at::softmax(right * 2, 1)) < 3e-6);
   CHECK(relative_error(column_softmax(transposed(right), 0.5), at::softmax(right * 2, 1)) < 3e-6);

@@ -63,6 +63,10 @@ TEST_CASE("codes are upsampled as LibTorch does, then compared with the teacher"
   CHECK(relative_error(segmenter->logits(images), expected) < 1e-5);
   CHECK_FALSE(segmenter->logits(images).requires_grad());
   CHECK(relative_error(segmenter->logits(images, 700, 900), upsampled(700, 900)) < 1e-5);  // in strips
+  const Tensor rows = segmenter->logits_of_rows(segmenter->code(images), images, 700, 900, 100, 300);
+  CHECK(relative_error(rows, upsampled(700, 900).slice(2, 100, 300)) < 1e-5);
+  CHECK_ERROR(segmenter->logits_of_rows(segmenter->code(images), images, 700, 900, 600, 701),
+              "logits_of_rows: expected rows within 0..700, got 600 to 701");
   CHECK_ERROR(segmenter->logits(images, 0, 900), "logits: expected a size of at least 1 x 1, got 0 x 900");
   CHECK(segmenter->labels(images).eq(expected.argmax(1)).to(torch::kFloat64).mean().item<double>() > 0.999);
 }

@@ -1,5 +1,6 @@
 // `smooseg evaluate` and `smooseg segment`: scores and pictures, with and without the dense CRF.
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -8,6 +9,10 @@
 
 #include "app/program.hpp"
 #include "data/image_file.hpp"
+#include "data/transforms.hpp"
+#include "model/labels.hpp"
+#include "model/model.hpp"
+#include "smooseg/version.hpp"
 
 namespace fs = std::filesystem;
 using namespace smooseg::app;
@@ -54,6 +59,52 @@ TEST_CASE("scores, panels and pictures of any size", "[evaluate][segment]") {
   CHECK(read_image(drawn / "odd_overlay.png").sizes() == color.sizes());
   const auto expected = scene_classes().colors.at(static_cast<std::size_t>(index[5][7].item<int64_t>()));
   for (int64_t c = 0; c < 3; ++c) CHECK(color[5][7][c].item<uint8_t>() == expected.at(static_cast<std::size_t>(c)));
+}
+
+TEST_CASE("the protocol of scoring is chosen and written down", "[evaluate]") {
+  const TempDir dir;
+  // More clusters than the data set has classes.
+  check_runs(train_arguments(dir.path / "model") + Words{"--classes", "12"});
+  const auto scores = [&](const Words& more) {
+    check_runs(Words{"evaluate", "--model", (dir.path / "model/best.safetensors").string(), "--data", scenes().string(),
+                     "--out", (dir.path / "scores").string(), "--resolution", "64", "--panels", "0", "--kmeans",
+                     "--threads", "2"} +
+               more);
+    return nlohmann::json::parse(content_of(dir.path / "scores" / "scores.json"));
+  };
+  const auto published = scores({});
+  const std::map<std::string, nlohmann::json> expected{
+      {"split", "test"}, {"images", 3},  {"resolution", 64},        {"crop", "center square"},
+      {"flip", false},   {"crf", false}, {"matching", "hungarian"}, {"absent_classes", "skip"},
+      {"clusters", 12},  {"classes", 8}, {"data_set", ""},          {"smooseg", SMOOSEG_VERSION}};
+  for (const auto& [key, value] : expected) {
+    INFO(key);
+    CHECK(published.at(key) == value);
+  }
+  const auto without_class = [](const nlohmann::json& json) {
+    const auto classes = json.at("class_of_cluster").get<std::vector<int64_t>>();
+    return std::count(classes.begin(), classes.end(), -1);
+  };
+  CHECK(without_class(published) == 4);
+  const auto majority = scores({"--matching", "majority"});
+  CHECK(majority.at("matching") == "majority");
+  CHECK(majority.at("accuracy").get<double>() >= published.at("accuracy").get<double>());
+  CHECK(majority.at("kmeans").at("accuracy").get<double>() >= published.at("kmeans").at("accuracy").get<double>());
+  CHECK(majority.at("class_of_cluster") != published.at("class_of_cluster"));
+
+  // With a ninth class that no label has, which a cluster gets all the same where it counts.
+  const fs::path data = copy_of_scenes(dir.path);
+  auto json = nlohmann::json::parse(content_of(data / "classes.json"));
+  json["classes"].push_back("nothing");
+  json["colors"].push_back({1, 2, 3});
+  write_content(data / "classes.json", json.dump());
+  const Words ninth{"--data", data.string(), "--matching", "majority", "--absent-classes"};
+  const double skip = scores(ninth + Words{"skip"}).at("miou"), zero = scores(ninth + Words{"zero"}).at("miou");
+  CHECK(zero < skip);
+  CHECK(scores(ninth + Words{"skip-unlabelled"}).at("absent_classes") == "skip-unlabelled");
+  check_fails(Words{"evaluate", "--model", model_file().string()} + ninth + Words{"never"}, "--absent-classes", 2);
+  check_fails({"evaluate", "--model", model_file().string(), "--data", scenes().string(), "--matching", "best"},
+              "--matching", 2);
 }
 
 TEST_CASE("the dense CRF in evaluate and segment", "[evaluate][crf]") {
@@ -134,6 +185,19 @@ TEST_CASE("the dense CRF in evaluate and segment", "[evaluate][crf]") {
           "expected a tile of more than twice the overlap, got 100 and 50", 1);
 }
 
+TEST_CASE("the CRF of a large picture, a row of tiles at a time, has the labels of the whole", "[segment][crf]") {
+  auto loaded = load_model(model_file(), torch::kCPU);
+  auto& segmenter = *loaded.model.segmenter;
+  const Tensor picture = read_image(first_file(scenes() / "images" / "test"));
+  const Tensor image = normalize(picture, normalization_of(*segmenter.backbone)).unsqueeze(0);
+  CrfSettings settings;
+  settings.use = true;
+  settings.options.tile(40).overlap(8);
+  const Tensor whole = crf_labels(settings, 2, picture, crf_energies(segmenter, settings, image, 64, 80)[0]);
+  CHECK(whole.min().item<int64_t>() < whole.max().item<int64_t>());
+  CHECK(crf_labels_of(segmenter, settings, 2, image, picture).equal(whole.to(torch::kUInt8)));
+}
+
 TEST_CASE("bad models and pictures to segment", "[evaluate][bad input]") {
   const TempDir dir;
   const std::string picture = first_file(scenes() / "images" / "test").string();
@@ -147,6 +211,14 @@ TEST_CASE("bad models and pictures to segment", "[evaluate][bad input]") {
   fs::resize_file(cut, fs::file_size(cut) / 2);
   segment(cut, picture, "cut.safetensors: ");
 
+  // A byte that was changed on the way.
+  const fs::path flipped = dir.path / "flipped.safetensors";
+  std::string bytes = content_of(model_file());
+  bytes[bytes.size() - 5] ^= 4;
+  write_content(flipped, bytes);
+  segment(flipped, picture, "flipped.safetensors: damaged: its tensors are not those that were saved");
+  segment(data_path("dino_vit_p8.pth"), picture, "; expected a model of smooseg train");
+
   write_png(dir.path / "tiny.png", torch::zeros({5, 60, 3}, torch::kUInt8));
   segment(model_file(), (dir.path / "tiny.png").string(),
           "tiny.png: expected a picture of at least 8 x 8 pixels, found 60 x 5");
@@ -156,7 +228,7 @@ TEST_CASE("bad models and pictures to segment", "[evaluate][bad input]") {
   fs::copy(picture, dir.path / "other" / fs::path(picture).filename());
   check_fails({"segment", "--model", model_file().string(), picture, (dir.path / "other").string(), "--out",
                (dir.path / "out").string()},
-              "its outputs would overwrite those of ");
+              "'; rename one, or label them in two runs with folders of their own");
   write_content(dir.path / "scores.json", R"({"class_of_cluster": [0, 1], "class_colors": [[0,0,0],[1,1,1]]})");
   check_fails({"segment", "--model", model_file().string(), picture, "--out", (dir.path / "out").string(), "--scores",
                (dir.path / "scores.json").string()},
@@ -200,6 +272,13 @@ TEST_CASE("bad data", "[evaluate][bad input]") {
   SECTION("a label value that is no class") {
     write_png(label, torch::full({64, 80}, 77, torch::kUInt8));
     evaluate("found the value 77");
+  }
+  SECTION("nothing but ignored labels") {
+    write_content(data / "classes.json", R"({"classes": ["one", "other"], "ignore": [7]})");
+    for (const auto& entry : fs::directory_iterator(data / "labels" / "test")) {
+      write_png(entry.path(), torch::full({64, 80}, 7, torch::kUInt8));
+    }
+    evaluate(label.string() + ": expected labels of classes in this or another of the 3 label maps");
   }
   SECTION("no label for a picture") {
     fs::remove(label);

@@ -44,6 +44,8 @@ class MeanColor : public smooseg::backbone::Backbone {
   }
   int64_t patch_size() const override { return 8; }
   int64_t channels() const override { return channels_; }
+  smooseg::backbone::Rgb mean() const override { return {0.1, 0.2, 0.3}; }
+  smooseg::backbone::Rgb std() const override { return {0.4, 0.5, 2}; }
 
   std::atomic<int64_t> crops_seen{0};
 
@@ -89,7 +91,7 @@ struct Run {
     std::vector<int64_t> all;
     for (int64_t i = 0; i < crops.count(); ++i) all.push_back(i);
     const int64_t seen = backbone.crops_seen;
-    const Tensor features = backbone.features(crops.images(all));
+    const Tensor features = backbone.features(crops.images(all, normalization_of(backbone)));
     backbone.crops_seen = seen;
     return features;
   }
@@ -449,6 +451,6 @@ TEST_CASE("errors in a worker name the file", "[feature loader]") {
         [&] {
           for (int i = 32; i < 40; ++i) loader.next();
         }(),
-        "picture107.png: expected a JPEG or PNG picture, found a GIF file");
+        "picture107.png: expected a JPEG, PNG, TIFF or MATLAB picture, found a GIF file");
   }
 }

@@ -48,6 +48,13 @@ TEST_CASE("overlay blends and draws borders", "[pictures]") {
   CHECK(overlay(image, torch::zeros({3, 6}, torch::kInt64), kColors, 0).equal(image));
   CHECK(overlay(image, torch::full({3, 6}, -1), kColors, 1).equal(image));
 
+  // Large pictures are drawn in strips, which show in no pixel.
+  torch::manual_seed(1);
+  const Tensor large = torch::randint(256, {1500, 2000, 3}, torch::kUInt8), noise = torch::randint(2, {1500, 2000});
+  const Tensor whole = overlay(large, noise, kColors, 0.25),
+               middle = overlay(large.slice(0, 1000, 1100), noise.slice(0, 1000, 1100), kColors, 0.25);
+  CHECK(whole.slice(0, 1001, 1099).equal(middle.slice(0, 1, 99)));
+
   const Tensor with_hole = torch::tensor({{0, 0}, {0, -1}});
   CHECK(overlay(image.narrow(0, 0, 2).narrow(1, 0, 2), with_hole, kColors, 0.5)[1][1].equal(pixel(100, 100, 100)));
 

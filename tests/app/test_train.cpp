@@ -13,6 +13,7 @@
 #include "features/precision.hpp"
 #include "model/model.hpp"
 #include "smooseg/backbone/registry.hpp"
+#include "smooseg/eigen/segment.hpp"
 
 namespace fs = std::filesystem;
 using namespace smooseg::app;
@@ -38,6 +39,11 @@ TEST_CASE("a training writes a model and a log", "[train]") {
   const auto settings = settings_of(out / "best.safetensors");
   CHECK(settings.at("textons") == "8");
   CHECK(settings.at("projector-rate") == "0.0001");
+  // Its head is read without LibTorch too.
+  const auto head = smooseg::eigen::read_head<float>((out / "best.safetensors").string());
+  const Tensor teacher = smooseg::io::read_safetensors((out / "best.safetensors").string()).at("predictor.teacher");
+  CHECK(head.teacher.rows() == teacher.size(0));
+  CHECK(head.teacher(1, 2) == teacher[1][2].item<float>());
   // The thresholds are those of the backbone, unless they are given.
   const auto& texture = smooseg::backbone::find("texture");
   CHECK(settings.at("within-threshold") == nlohmann::json(texture.within_threshold).dump());
@@ -144,6 +150,10 @@ TEST_CASE("precision of the backbone", "[train]") {
   const Tensor features = rounded(vit.ptr(), torch::kFloat16)->features(images);
   CHECK(features.equal(vit->features(images).to(torch::kFloat16).to(torch::kFloat32)));
   CHECK(rounded(vit.ptr(), torch::kFloat32) == vit.ptr());
+  const auto satellite = smooseg::backbone::VisionTransformerOptions(8, 16, 1, 2).mean({0.1, 0.2, 0.3}).std({1, 2, 3});
+  const auto half = rounded(std::make_shared<smooseg::backbone::VisionTransformerImpl>(satellite), torch::kFloat16);
+  CHECK(half->mean() == smooseg::backbone::Rgb{0.1, 0.2, 0.3});
+  CHECK(half->std() == smooseg::backbone::Rgb{1, 2, 3});
   const auto train = [&](const std::string& precision) {
     const fs::path out = dir.path / precision;
     check_runs(train_arguments(out) + Words{"--backbone", "dino_vits16", "--weights", weights, "--iterations", "2",
@@ -195,6 +205,44 @@ TEST_CASE("pictures of other formats are counted", "[train]") {
                                        (data / "images" / "train").string()}}) {
     CHECK(check_runs(arguments).err.find("1 picture is left out: 1 .webp") != std::string::npos);
   }
+}
+
+TEST_CASE("bad pictures are all named, and left out when asked for", "[train][segment][evaluate][bad input]") {
+  const TempDir dir;
+  const fs::path data = copy_of_scenes(dir.path), cache = dir.path / "cache";
+  std::vector<std::string> bad;
+  for (const char* split : {"train", "test"}) {
+    const fs::path first = first_file(data / "images" / split);
+    bad.push_back(first.string());
+    bad.push_back((first.parent_path() / "0002.png").string());
+    write_content(bad.end()[-2], content_of(first).substr(0, 500));
+    write_content(bad.back(), "GIF89a...");
+  }
+  const fs::path label = data / "labels" / "test" / "0001.png";
+  const std::string model = model_file().string();
+  const Words segment{"segment", "--model", model, (data / "images" / "train").string()},
+      evaluate{"evaluate", "--model", model, "--data", data.string(), "--resolution", "64", "--panels", "1"},
+      prepare{"prepare", "features", "--data", data.string(), "--cache", cache.string(), "--resolution", "64"};
+  const auto out = [&](const char* name) { return Words{"--out", (dir.path / name).string()}; };
+  for (const Words& arguments :
+       {train_arguments(dir.path / "model", data), segment + out("drawn"), prepare, evaluate + out("scores")}) {
+    const bool tests = arguments.front() == "evaluate";
+    const Words skip{"--on-error", "skip"};
+    INFO(arguments.front());
+    for (std::size_t i = 0; i < 2; ++i) {
+      check_fails(arguments, std::string("2 of ") + (tests ? "3" : "6") + " pictures cannot be used:");
+      check_fails(arguments, "\n  " + bad[(tests ? 2 : 0) + i] + ": expected ");
+    }
+    const Outcome o = check_runs(arguments + skip);
+    CHECK(o.err.find("\n  " + bad[tests ? 2 : 0] + ": expected ") != std::string::npos);
+  }
+  CHECK(file_count(dir.path / "drawn") == 3 * 4);
+  CHECK(nlohmann::json::parse(content_of(dir.path / "scores" / "scores.json")).at("images") == 1);
+
+  // A label map counts as its picture does; nothing that can be used is an error.
+  write_content(label, "");
+  check_fails(evaluate + out("scores") + Words{"--on-error", "skip"}, "3 of 3 pictures cannot be used:");
+  check_fails(evaluate + out("scores"), "\n  " + label.string() + ": expected ");
 }
 
 TEST_CASE("bad weights", "[train][bad input]") {

@@ -5,11 +5,17 @@
 
 struct Policy {
 #ifdef TENSOR_BY_REFERENCE
-  torch::Tensor embed(torch::Tensor& x) const { return x; }
+  torch::Tensor embed(torch::Tensor& x) const {
+    return x;
+  }
 #else
-  torch::Tensor embed(const torch::Tensor& x) { return x; }
+  torch::Tensor embed(const torch::Tensor& x) {
+    return x;
+  }
 #endif
-  torch::Tensor pairwise(const torch::Tensor& x, const torch::Tensor& y) const { return x.transpose(1, 2).matmul(y); }
+  torch::Tensor pairwise(const torch::Tensor& x, const torch::Tensor& y) const {
+    return x.transpose(1, 2).matmul(y);
+  }
 };
 
 int main() {
