@@ -33,7 +33,6 @@ struct Dual {
   friend Dual operator-(const Dual& a) { return {-a.v, -a.d}; }
   friend bool operator<(const Dual& a, const Dual& b) { return a.v < b.v; }
   friend bool operator>(const Dual& a, const Dual& b) { return a.v > b.v; }
-  friend bool operator!=(const Dual& a, const Dual& b) { return a.v != b.v; }
   friend bool operator==(const Dual& a, const Dual& b) { return a.v == b.v; }
   friend Dual exp(const Dual& a) { return {std::exp(a.v), std::exp(a.v) * a.d}; }
   friend Dual log(const Dual& a) { return {std::log(a.v), a.d / a.v}; }
