@@ -94,7 +94,7 @@ class ScriptedProgram : public ExportedProgram {
     TORCH_CHECK(module_.find_method("forward"), path, ": the module has no method forward");
     module_.eval();
   }
-  ScriptedProgram(torch::jit::Module module, torch::Device device) : module_(std::move(module)), device_(device) {}
+  ScriptedProgram(const torch::jit::Module& module, torch::Device device) : module_(module), device_(device) {}
 
   Tensor run(const Tensor& images) override {
     const c10::IValue result = module_.forward({images});
