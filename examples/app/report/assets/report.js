@@ -242,9 +242,9 @@
       chart.update('none');
     });
   };
-  const panel = (title, hint, wide) => {
+  const panel = (title, hint) => {
     const figure = document.createElement('figure');
-    figure.className = wide ? 'chart wide' : 'chart';
+    figure.className = 'chart';
     const caption = document.createElement('figcaption');
     caption.textContent = title;
     const note = document.createElement('small');
@@ -260,7 +260,7 @@
   };
   const axis = (title, more = {}) => ({title: {display: Boolean(title), text: title}, ...more});
   const chart = (place, title, hint, config) => {
-    const {figure, canvas} = panel(title, hint, config.wide);
+    const {figure, canvas} = panel(title, hint);
     place.append(figure);
     config.options = {animation: false, responsive: true, maintainAspectRatio: false, ...config.options};
     config.options.plugins = {legend: {labels: {boxWidth: 14, boxHeight: 2}, ...config.legend}, ...config.options.plugins};
