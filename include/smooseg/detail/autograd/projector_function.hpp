@@ -137,7 +137,7 @@ struct ProjectorFunction : torch::autograd::Function<ProjectorFunction> {
 
   template <class Kernel, class T>
   static void product(int64_t m, int64_t reduced, int64_t n, Rows<const T> left, Rows<const T> right, Rows<T> out) {
-    run_kernel<Kernel>(machine_isa(), m, reduced, n, left, right, static_cast<const T*>(nullptr), out);
+    run_kernel<Kernel>(machine_isa(), m, reduced, n, left, right, static_cast<const T*>(nullptr), out, false);
   }
 
   /// out (M,N) = left (M,R) right^T, right being (N,R), added to what is there if `add`.

@@ -61,9 +61,9 @@ struct AttentionKernel {
       } else {
         copy(count, d, q.at(i, 0), block, scale);
       }
-      RowProduct::run<isa, T>(count, d, tokens, constant(block), constant(keys), nullptr, scores);
+      RowProduct::run<isa, T>(count, d, tokens, constant(block), constant(keys), nullptr, scores, false);
       for (int64_t m = 0; m < count; ++m) sums[m] = exponentials<isa, T>(tokens, scores[m]);
-      RowProduct::run<isa, T>(count, tokens, d, constant(scores), constant(values), nullptr, block);
+      RowProduct::run<isa, T>(count, tokens, d, constant(scores), constant(values), nullptr, block, false);
       for (int64_t m = 0; m < count; ++m) {
         const T factor = 1 / sums[m];
         for (int64_t c = 0; c < d; ++c) out[i + m][c] = static_cast<In>(block[m][c] * factor);

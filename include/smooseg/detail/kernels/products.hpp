@@ -30,7 +30,7 @@ struct RowProduct {
 
   template <Isa isa, class T>
   SMOOSEG_INLINE static void run(int64_t m, int64_t reduced, int64_t n, Rows<const T> left, Rows<const T> right,
-                                 const T* scale, Rows<T> out, bool add = false) {
+                                 const T* scale, Rows<T> out, bool add) {
     constexpr int64_t kVector = kLanes<T, isa>;
     using W = Wide<T, kVector>;
     int64_t j = panels<W, tile_vectors(isa)>(0, m, reduced, n, left, right, scale, out, add);
@@ -125,7 +125,7 @@ struct DotProduct {
 
   template <Isa isa, class T>
   SMOOSEG_INLINE static void run(int64_t m, int64_t reduced, int64_t n, Rows<const T> left, Rows<const T> right,
-                                 const T* scale, Rows<T> out, bool add = false) {
+                                 const T* scale, Rows<T> out, bool add) {
     for (int64_t r = 0; r < reduced; r += kBlock) {
       add_block<isa>(m, r, std::min(reduced, r + kBlock), n, left, right, out, add || r > 0);
     }
@@ -183,11 +183,15 @@ struct DotProduct {
       add(end - kVector, &mask);
       r = end;
     }
+    Array<Array<W, columns>, rows> stored;  // the loop over it is not unrolled, which would be most of the code
     SMOOSEG_UNROLL
     for (int64_t m = 0; m < rows; ++m) {
       SMOOSEG_UNROLL
+      for (int64_t c = 0; c < columns; ++c) stored[m][c] = sums[m][c];
+    }
+    for (int64_t m = 0; m < rows; ++m) {
       for (int64_t c = 0; c < columns; ++c) {
-        T sum = sum_of_lanes<T, static_cast<int>(kVector)>(sums[m][c]);
+        T sum = sum_of_lanes<T, static_cast<int>(kVector)>(stored[m][c]);
         for (int64_t k = r; k < end; ++k) sum += left[m][k] * right[c][k];
         out[m][c] = add_to_out ? out[m][c] + sum : sum;
       }
