@@ -85,6 +85,11 @@ class EnergyLossImpl : public torch::nn::Cloneable<EnergyLossImpl<Closeness, Pen
     return {total, s.within, s.across, data, s.within_penalty_mean, s.across_penalty_mean};
   }
 
+  /// What a `ThresholdController` chose, for the next calls.
+  void set_thresholds(const Thresholds& thresholds) {
+    options.smoothness().within_threshold(thresholds.within).across_threshold(thresholds.across);
+  }
+
   EnergyOptions options;
 
  private:

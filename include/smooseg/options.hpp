@@ -28,4 +28,9 @@ constexpr double kNormEps = 1e-10;
 /// those of an image and its partner (Eq. 4), and tau, the teacher's softmax temperature (Eq. 5).
 constexpr double kWithinThreshold = -0.02, kAcrossThreshold = 0.5, kTemperature = 0.1;
 
+/// The thresholds b of Eq. 4: closeness above which patches of one image, and of two, are pulled together.
+struct Thresholds {
+  double within = kWithinThreshold, across = kAcrossThreshold;
+};
+
 }  // namespace smooseg

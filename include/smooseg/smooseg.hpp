@@ -22,4 +22,5 @@
 #include "smooseg/metrics/scores.hpp"
 #include "smooseg/projector.hpp"
 #include "smooseg/segmenter.hpp"
+#include "smooseg/thresholds.hpp"
 #include "smooseg/version.hpp"

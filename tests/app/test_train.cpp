@@ -44,14 +44,34 @@ TEST_CASE("a training writes a model and a log", "[train]") {
   const Tensor teacher = smooseg::io::read_safetensors((out / "best.safetensors").string()).at("predictor.teacher");
   CHECK(head.teacher.rows() == teacher.size(0));
   CHECK(head.teacher(1, 2) == teacher[1][2].item<float>());
-  // The thresholds are those of the backbone, unless they are given.
+  // The thresholds are chosen while it learns, and the log says by what.
+  CHECK(settings.count("within-threshold") == 0);
+  CHECK(o.err.find("thresholds: chosen while training") != std::string::npos);
+  CHECK(lines[0].at("across_threshold").get<double>() == Approx(lines[0].at("joined_across").get<double>()));
+  CHECK(lines[0].at("within_threshold").get<double>() == Approx(lines[0].at("cut_within").get<double>()));
+}
+
+TEST_CASE("thresholds that are given, and those of the backbone", "[train]") {
+  const TempDir dir;
+  const auto settings = [&](const Words& more) {
+    check_runs(train_arguments(dir.path) + more + Words{"--overwrite"});
+    return settings_of(dir.path / "best.safetensors");
+  };
   const auto& texture = smooseg::backbone::find("texture");
-  CHECK(settings.at("within-threshold") == nlohmann::json(texture.within_threshold).dump());
-  CHECK(lines[1].at("across_threshold") == texture.across_threshold);
-  check_runs(train_arguments(dir.path / "given") + Words{"--within-threshold", "-0.125"});
-  const auto given = settings_of(dir.path / "given" / "best.safetensors");
-  CHECK(given.at("within-threshold") == "-0.125");
-  CHECK(given.at("across-threshold") == settings.at("across-threshold"));
+  const std::string across = nlohmann::json(texture.across_threshold).dump();
+  const auto preset = settings({"--thresholds", "preset"});
+  CHECK(preset.at("within-threshold") == nlohmann::json(texture.within_threshold).dump());
+  CHECK(preset.at("across-threshold") == across);
+  const auto one = settings({"--within-threshold", "-0.125"});
+  CHECK(one.at("within-threshold") == "-0.125");
+  CHECK(one.at("across-threshold") == across);
+  const auto both = settings({"--thresholds", "0.25,0.5"});
+  CHECK(both.at("within-threshold") == "0.25");
+  CHECK(both.at("across-threshold") == "0.5");
+  check_fails(train_arguments(dir.path / "new") + Words{"--thresholds", "0.25"},
+              "expected auto, preset, or two numbers as WITHIN,ACROSS, got '0.25'", 2);
+  check_fails(train_arguments(dir.path / "new") + Words{"--thresholds", "0.25,0.5", "--across-threshold", "0.75"},
+              "--thresholds: give both thresholds here, or each with --within-threshold");
 }
 
 TEST_CASE("a seed decides the weights", "[train]") {

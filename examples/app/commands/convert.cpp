@@ -61,6 +61,7 @@ Model model_of(const ConvertSettings& s, const io::TensorMap& tensors, const Con
   settings.backbone = s.backbone;
   settings.classes = prototypes.size(0);
   settings.embed_dim = prototypes.size(1);
+  settings.thresholds = kPresetThresholds;
   choose_thresholds(settings);
   Model model = make_model(settings, default_classes(settings.classes));
 

@@ -26,6 +26,7 @@
 #include "settings/backbone_files.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/loss.hpp"
+#include "smooseg/thresholds.hpp"
 #include "support/disk.hpp"
 #include "support/event_file.hpp"
 #include "support/file_lock.hpp"
@@ -93,6 +94,29 @@ std::string text_of(const EnergyTerms& e) {
   return text.str();
 }
 
+std::string text_of(const Thresholds& t) {
+  std::ostringstream text;
+  text << "within " << t.within << ", across " << t.across;
+  return text.str();
+}
+
+// The controller's part of a checkpoint.
+const std::string kThresholdsPrefix = "thresholds.";
+
+io::TensorMap with_prefix(const io::TensorMap& tensors, const std::string& prefix) {
+  io::TensorMap result;
+  for (const auto& [name, tensor] : tensors) result[prefix + name] = tensor;
+  return result;
+}
+
+io::TensorMap without_prefix(const io::TensorMap& tensors, const std::string& prefix) {
+  io::TensorMap result;
+  for (const auto& [name, tensor] : tensors) {
+    if (name.rfind(prefix, 0) == 0) result[name.substr(prefix.size())] = tensor;
+  }
+  return result;
+}
+
 /// A generator of a device's random draws that is not LibTorch's own.
 at::Generator make_generator(torch::Device device) {
   // Not a clone of the default one on the CPU too: LibTorch 1.13 never frees it.
@@ -137,12 +161,15 @@ class Training {
     }
     naming_all_bad(dataset, check_of(features.crops()), workers_, [&] {
       resumes_ ? resume(features) : begin(classes, features);
-      console_.err << "thresholds: within " << *s_.model.within_threshold << ", across " << *s_.model.across_threshold
+      console_.err << "thresholds: "
+                   << (controller_ ? "chosen while training, by the features and the number of classes"
+                                   : text_of({*s_.model.within_threshold, *s_.model.across_threshold}))
                    << std::endl;
       const int64_t first = model_.step;
       learn(features);
       if (profiler_) report_profile(model_.step - first);
     });
+    if (controller_) console_.err << "thresholds chosen: " << text_of(controller_->thresholds()) << std::endl;
     console_.out << "model: " << best_.string() << std::endl;
   }
 
@@ -201,6 +228,14 @@ class Training {
     features.prepare(*model_.segmenter->backbone, s_.weights, console_.err);
     model_.data = features.data_hash();
     optimizer_.emplace(*model_.segmenter, s_.model);
+    open_controller();
+  }
+
+  /// Where the thresholds are to be chosen by the data.
+  void open_controller() {
+    if (s_.model.within_threshold) return;
+    controller_.emplace(ThresholdControllerOptions(s_.model.classes),
+                        at::make_generator<at::CPUGeneratorImpl>(mix_seed(s_.model.seed, SeedPurpose::kThresholds)));
   }
 
   /// Goes on from the checkpoint. With other settings or pictures than it began with, the run's end would be neither's.
@@ -220,6 +255,8 @@ class Training {
     model_ = std::move(loaded.model);
     optimizer_.emplace(*model_.segmenter, s_.model);
     optimizer_->load_state(loaded.extra, name);
+    open_controller();
+    if (controller_) controller_->load_state(without_prefix(loaded.extra, kThresholdsPrefix));
     last_saved_ = model_.step;
     console_.err << "going on from step " << model_.step << std::endl;
   }
@@ -248,7 +285,7 @@ class Training {
       const int signal = stop.received();
       const auto is_due = [&](int64_t every) { return model_.step % every == 0 || model_.step == s_.iterations; };
       if (is_due(s_.log_every)) {
-        note(log, log_line(e, teacher, progress.seconds()));
+        note(log, log_line(e, teacher, energy->options.smoothness(), progress.seconds()));
         progress.show(model_.step, text_of(e));
       }
       const bool validates = validation_ && is_due(s_.validate_every);
@@ -300,6 +337,9 @@ class Training {
     const ProjectorOutput projected = timed("projector", [&] { return projector(features, masks_); });
     const Tensor pairing = functional::random_pairing(features.size(0), pairs_);
     const PrototypeLogits logits = timed("predictor", [&] { return predictor(projected.code); });
+    if (controller_) {
+      timed("thresholds", [&] { energy->set_thresholds(controller_->update(features, logits.teacher, pairing)); });
+    }
     const EnergyTerms e = timed("loss", [&] { return energy(projected.features, logits, pairing); });
     if (!std::isfinite(e.total.item<double>())) stop_at(model_.step + 1, "the loss (" + text_of(e) + ")");
     optimizer_->zero_grad();
@@ -312,7 +352,8 @@ class Training {
     return {e, logits.teacher.detach()};
   }
 
-  nlohmann::json log_line(const EnergyTerms& e, const Tensor& teacher, double seconds) const {
+  nlohmann::json log_line(const EnergyTerms& e, const Tensor& teacher, const SmoothnessOptions& smoothness,
+                          double seconds) const {
     const auto value = [](const Tensor& t) { return t.item<double>(); };
     nlohmann::json line = assignment_statistics(teacher, s_.model.temperature);
     line.update({{"step", model_.step},
@@ -322,11 +363,18 @@ class Training {
                  {"data", value(e.data)},
                  {"within_penalty_mean", value(e.within_penalty_mean)},
                  {"across_penalty_mean", value(e.across_penalty_mean)},
-                 {"within_threshold", *s_.model.within_threshold},
-                 {"across_threshold", *s_.model.across_threshold},
+                 {"within_threshold", smoothness.within_threshold()},
+                 {"across_threshold", smoothness.across_threshold()},
                  {"projector_rate", s_.model.projector_rate},
                  {"predictor_rate", s_.model.predictor_rate},
                  {"seconds", seconds}});
+    if (controller_) {  // why these thresholds
+      const ThresholdMeasurement& m = controller_->measurement();
+      line.update({{"cluster_share", m.cluster_share},
+                   {"assigned_share", m.assigned_share},
+                   {"joined_across", m.joined_across},
+                   {"cut_within", m.cut_within}});
+    }
     return line;
   }
 
@@ -339,7 +387,11 @@ class Training {
     for (const auto& item : model_.segmenter->named_parameters()) {
       if (!item.value().isfinite().all().item<bool>()) stop_at(model_.step, item.key());
     }
-    timed("save", [&] { save_model(last_, model_, optimizer_->state()); });
+    timed("save", [&] {
+      io::TensorMap state = optimizer_->state();
+      if (controller_) state.merge(with_prefix(controller_->state(), kThresholdsPrefix));
+      save_model(last_, model_, state);
+    });
     last_saved_ = model_.step;
   }
 
@@ -381,6 +433,7 @@ class Training {
   std::optional<Profiler> profiler_;
   Model model_;
   std::optional<Optimizer> optimizer_;
+  std::optional<ThresholdController> controller_;
   std::optional<LivePage> page_;
   std::optional<EventFile> events_;
   int64_t last_saved_ = -1;

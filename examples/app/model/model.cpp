@@ -1,6 +1,7 @@
 #include "model/model.hpp"
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <utility>
@@ -18,7 +19,7 @@ namespace {
 
 constexpr auto kFormatName = "smooseg model ";
 constexpr auto kModelFormat = "smooseg model 1";
-constexpr auto kExtraPrefix = "optimizer.";
+constexpr std::array kExtraPrefixes{"optimizer.", "thresholds."};
 
 const std::string& metadata_at(const std::map<std::string, std::string>& metadata, const std::string& key,
                                const std::string& path) {
@@ -162,9 +163,12 @@ LoadedModel load_model(const std::filesystem::path& path, torch::Device device, 
   loaded.model.step = step;
   if (const auto data = metadata.find("data"); data != metadata.end()) loaded.model.data = data->second;
   for (const auto& item : tensors) {
-    if (item.first.rfind(kExtraPrefix, 0) == 0) loaded.extra.insert(item);
+    for (const std::string prefix : kExtraPrefixes) {
+      if (item.first.rfind(prefix, 0) == 0) loaded.extra.insert(item);
+    }
   }
-  io::load_tensors(*loaded.model.segmenter, tensors, io::LoadOptions().ignore({kExtraPrefix}), name);
+  io::load_tensors(*loaded.model.segmenter, tensors,
+                   io::LoadOptions().ignore({kExtraPrefixes.begin(), kExtraPrefixes.end()}), name);
   loaded.model.segmenter->to(device);
   loaded.model.segmenter->eval();
   return loaded;

@@ -32,6 +32,23 @@ CLI::Validator three_numbers(bool divides) {
   return CLI::Validator(check, "R,G,B");
 }
 
+/// "WITHIN,ACROSS" as two numbers; nothing for any other text.
+std::optional<Thresholds> thresholds_from(const std::string& text) {
+  std::istringstream words(text);
+  Thresholds values;
+  char comma = ' ';
+  if (!(words >> values.within >> comma >> values.across) || comma != ',' || !words.eof()) return std::nullopt;
+  return values;
+}
+
+CLI::Validator thresholds_validator() {
+  const auto check = [](const std::string& text) -> std::string {
+    if (text == kAutomaticThresholds || text == kPresetThresholds || thresholds_from(text)) return {};
+    return "expected auto, preset, or two numbers as WITHIN,ACROSS, got '" + text + "'";
+  };
+  return CLI::Validator(check, "auto|preset|WITHIN,ACROSS");
+}
+
 template <class T>
 struct IsOptional : std::false_type {};
 template <class T>
@@ -81,10 +98,13 @@ void list_settings(ModelSettings& s, Add add) {
   add(kModel, "--dropout", s.dropout, "probability of dropping a channel in training")->check(CLI::Range(0.0, 0.999));
   add(kModel, "--momentum", s.momentum, "alpha of the teacher's moving average")->check(CLI::Range(0.0, 1.0));
 
+  add(kEnergy, "--thresholds", s.thresholds,
+      "auto: chosen while training, by the features and K; preset: those known to suit the backbone; or two numbers as "
+      "WITHIN,ACROSS: closeness above which patches of one image, and of two, are pulled together")
+      ->check(thresholds_validator());
   add(kEnergy, "--within-threshold", s.within_threshold,
-      "closeness above which patches of one image are pulled together; default: the backbone's");
-  add(kEnergy, "--across-threshold", s.across_threshold,
-      "closeness above which patches of two images are pulled together; default: the backbone's");
+      "of one image; default: as --thresholds says, or the preset where the other is given");
+  add(kEnergy, "--across-threshold", s.across_threshold, "of two images; default likewise");
   add(kEnergy, "--temperature", s.temperature, "tau of the teacher's softmax")->check(CLI::PositiveNumber);
   add(kEnergy, "--centering", s.centering,
       "of the closeness: row-keep-mean as the published program, row as the paper, or none")
@@ -166,6 +186,19 @@ ModelSettings settings_from(const SettingValues& values, const std::string& sour
 }
 
 void choose_thresholds(ModelSettings& settings) {
+  const bool one_is_given = settings.within_threshold || settings.across_threshold;
+  if (const auto told = thresholds_from(settings.thresholds)) {
+    const auto is = [](const std::optional<double>& value, double other) { return !value || *value == other; };
+    if (!is(settings.within_threshold, told->within) || !is(settings.across_threshold, told->across)) {
+      throw std::runtime_error(
+          "--thresholds: give both thresholds here, or each with --within-threshold and "
+          "--across-threshold, got " +
+          settings.thresholds + " and others");
+    }
+    settings.within_threshold = told->within;
+    settings.across_threshold = told->across;
+  }
+  if (settings.thresholds == kAutomaticThresholds && !one_is_given) return;
   const auto* const entry = registry_entry(settings.backbone);
   const SmoothnessOptions published;
   settings.within_threshold =
@@ -192,8 +225,8 @@ torch::ScalarType feature_dtype(const ModelSettings& settings) {
 EnergyOptions energy_options(const ModelSettings& settings) {
   return EnergyOptions()
       .smoothness(SmoothnessOptions()
-                      .within_threshold(settings.within_threshold.value())
-                      .across_threshold(settings.across_threshold.value())
+                      .within_threshold(settings.within_threshold.value_or(kWithinThreshold))
+                      .across_threshold(settings.across_threshold.value_or(kAcrossThreshold))
                       .centering(kCenterings.at(settings.centering))
                       .reduction(kReductions.at(settings.reduction)))
       .temperature(settings.temperature);

@@ -30,6 +30,10 @@ inline const Choices<Reduction> kReductions{{"mean", Reduction::kMean}, {"sum", 
 inline constexpr auto kExportedBackbone = "exported";
 inline constexpr auto kFeaturesBackbone = "features";
 
+/// Thresholds that a `ThresholdController` chooses while a model learns; those that are known to suit the backbone.
+inline constexpr auto kAutomaticThresholds = "auto";
+inline constexpr auto kPresetThresholds = "preset";
+
 /// The names of all backbones; of the networks among them; of those with published weights.
 std::vector<std::string> backbone_names();
 std::vector<std::string> network_names(bool only_with_weights = false);
@@ -56,8 +60,8 @@ struct ModelSettings {
   double dropout = ProjectorOptions(1, 1).dropout();
   double momentum = PrototypePredictorOptions(2, 1).momentum();
 
-  std::optional<double> within_threshold;  ///< unset: the backbone's, see `choose_thresholds`
-  std::optional<double> across_threshold;  ///< likewise
+  std::string thresholds = kAutomaticThresholds;
+  std::optional<double> within_threshold, across_threshold;  ///< unset: as `thresholds` says, see `choose_thresholds`
   double temperature = EnergyOptions().temperature();
   std::string centering = name_of(SmoothnessOptions().centering(), kCenterings);
   std::string reduction = name_of(SmoothnessOptions().reduction(), kReductions);
@@ -82,7 +86,9 @@ SettingValues values_of(const ModelSettings& settings, SettingScope scope = Sett
 /// @throws std::runtime_error naming `source` for an unknown name or a value out of range.
 ModelSettings settings_from(const SettingValues& values, const std::string& source);
 
-/// Sets the thresholds that are unset to those that suit the backbone.
+/// Sets the thresholds that `--thresholds` tells, or those that are missing to the backbone's; with "auto" and neither
+/// given both stay unset.
+/// @throws std::runtime_error naming the options where both tell a threshold.
 void choose_thresholds(ModelSettings& settings);
 
 /// "R,G,B" as three numbers; nothing for any other text.
@@ -91,7 +97,7 @@ std::optional<std::array<double, 3>> channels_from(const std::string& text);
 /// What the features of training crops are rounded to.
 torch::ScalarType feature_dtype(const ModelSettings& settings);
 
-/// @param settings with both thresholds set.
+/// With the loss's own thresholds where they are unset.
 EnergyOptions energy_options(const ModelSettings& settings);
 
 }  // namespace smooseg::app
