@@ -53,16 +53,17 @@ if [ "$wrong" = 1 ]; then
   exit 1
 fi
 
-# Does it, or says so.
+# Does it, or says so, but for a message's further lines.
 run() {
-  if [ -n "$dry_run" ]; then echo "would run: $*"; else "$@"; fi
+  if [ -n "$dry_run" ]; then echo "would run: ${*%%$'\n'*}"; else "$@"; fi
 }
 packages=build/release
+python=$PWD/build/venv/bin/python3  # with torch, of .ci/run
 run .ci/run
 run rm -rf "$packages"
 run cmake -S . -B "$packages" -D SMOOSEG_LIBTORCH=debian
 run cmake --build "$packages"
 run cpack --config "$packages/CPackConfig.cmake" -B "$packages"
-run env -C examples/python python3 setup.py -q egg_info --egg-base "$PWD/$packages" sdist --dist-dir "$PWD/$packages"
+run env -C examples/python "$python" setup.py -q egg_info --egg-base "$PWD/$packages" sdist --dist-dir "$PWD/$packages"
 run git tag --annotate "$tag" --cleanup=verbatim --message "smooseg $version"$'\n'"$notes"
 echo "release: ${dry_run:+would be }ready; what remains is: git push origin HEAD $tag"
