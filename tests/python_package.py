@@ -8,6 +8,7 @@ where this Python does not have what the build needs; with SMOOSEG_REQUIRE_PYTHO
 
 import copy
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
@@ -35,6 +36,8 @@ def run(*command, **options):
 def missing():
     """What the build needs and this Python lacks."""
     lacks = [name for name in ("torch", "numpy", "setuptools", "pip") if importlib.util.find_spec(name) is None]
+    if "setuptools" not in lacks and int(importlib.metadata.version("setuptools").split(".")[0]) < 77:
+        lacks.append("a setuptools of 77 or newer")
     if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
         lacks.append("its headers (Debian: python3-dev)")
     if not lacks:
@@ -253,14 +256,17 @@ def test_models(torch, smooseg, source, folder, site, program):
         raise AssertionError("a file of features was read as a model")
 
 
-def test_readme(path, folder):
-    """Its blocks of Python, one after another."""
-    blocks = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
-    assert blocks, path
+def test_guides(smooseg, source, folder):
+    """Their blocks of Python, those of a page one after another, with what comments before them give."""
+    smooseg.save_model(folder / "best.safetensors",
+                       smooseg.Model(smooseg.Projector(32, 16), smooseg.PrototypePredictor(4, 16)))
     before = os.getcwd()
     os.chdir(folder)
     try:
-        exec(compile("\n".join(blocks), str(path), "exec"), {})
+        for page in (source / "examples" / "python" / "README.md", source / "docs" / "python.md"):
+            blocks = re.findall(r"(?:^<!-- given: (.*?) -->\n)?^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.M)
+            assert blocks, page
+            exec(compile("\n".join(f"{given}\n{code}" for given, code in blocks), str(page), "exec"), {})
     finally:
         os.chdir(before)
 
@@ -304,7 +310,7 @@ def main():
     test_projector(torch, smooseg)
     test_crf_and_scores(torch, smooseg, source / "tests" / "data")
     test_models(torch, smooseg, source, work, site, program)
-    test_readme(source / "examples" / "python" / "README.md", work)
+    test_guides(smooseg, source, work)
     print_speed(torch, smooseg)
     return 0
 

@@ -35,8 +35,9 @@ class Model:
     predictor: PrototypePredictor
     #: The backbone's tensors, in our names; none where features come from files.
     backbone: Dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    #: Options of `smooseg train` that made it, as text: {"backbone": "dino_vits8", "resolution": "224", ...}.
-    settings: Dict[str, str] = dataclasses.field(default_factory=lambda: {"backbone": "features"})
+    #: Options of `smooseg train`, as text: {"backbone": "dino_vits8", "resolution": "224", ...}. The backbone is that of
+    #: files of features where none is named.
+    settings: Dict[str, str] = dataclasses.field(default_factory=dict)
     #: What classes.json says: {"classes": [names], "colors": [[r, g, b], ...]}. Empty: names are made up.
     classes: Dict[str, Any] = dataclasses.field(default_factory=dict)
     #: Steps of training done.
@@ -51,6 +52,9 @@ def load_model(path: Path) -> Model:
     found = metadata.pop("format", None)
     if found != _FORMAT:
         raise ValueError(f"{path}: expected a file of the format {_FORMAT!r}, found {found!r}")
+    missing = [key for key in ("settings", "classes", "step") if key not in metadata]
+    if missing:
+        raise ValueError(f"{path}: damaged: its metadata has no {', '.join(missing)}")
     # The checksum holds for the tensors as they are in this file.
     settings, classes, step = (metadata.pop(key) for key in ("settings", "classes", "step"))
     metadata.pop("checksum", None)
@@ -71,7 +75,7 @@ def load_model(path: Path) -> Model:
 def save_model(path: Path, model: Model) -> None:
     """Writes a file that `smooseg evaluate`, `segment` and `convert` read."""
     num_classes, embed_dim = model.predictor.student.shape
-    settings = {**model.settings, "classes": str(num_classes), "embed-dim": str(embed_dim),
+    settings = {"backbone": "features", **model.settings, "classes": str(num_classes), "embed-dim": str(embed_dim),
                 "dropout": str(model.projector.dropout), "momentum": str(model.predictor.momentum)}
     classes = model.classes or {"classes": [f"class {k}" for k in range(num_classes)]}
     states = (model.projector.state_dict(), model.predictor.state_dict(), model.backbone)
