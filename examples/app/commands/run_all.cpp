@@ -178,7 +178,7 @@ void run_all(const std::vector<Run>& runs, int parallel, const Console& console)
   const int at_once = std::min(parallel, std::max(1, static_cast<int>(waiting.size())));
   if (!waiting.empty()) {
     console.err << waiting.size() << (waiting.size() == 1 ? " run, " : " runs, ") << at_once << " at a time";
-    if (done > 0) console.err << "; " << done << " are done already";
+    if (done > 0) console.err << "; " << done << " done before";
     console.err << std::endl;
   }
   const StopSignal stop;
