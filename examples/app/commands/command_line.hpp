@@ -44,6 +44,8 @@ Command prepare_command();
 Command weights_command();
 Command convert_command();
 Command report_command();
+Command sweep_command();
+Command plot_command();
 Command doctor_command();
 
 /// Runs the program. @param arguments without the program's own name.

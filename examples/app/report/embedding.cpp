@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "data/transforms.hpp"
+#include "report/patches.hpp"
 #include "report/projection.hpp"
 #include "support/seeds.hpp"
 
@@ -44,19 +44,14 @@ std::vector<int64_t> classes_of_clusters(const Gallery& gallery, const RunFolder
 Patches patches_of(const Gallery& gallery, SegmenterImpl& segmenter, torch::Device device, int64_t points,
                    uint64_t seed, const std::vector<int64_t>& classes) {
   const torch::NoGradGuard no_grad;
-  const int64_t patch = segmenter.backbone->patch_size();
   const auto pictures = static_cast<int64_t>(gallery.pictures.size());
   Patches patches;
   std::vector<Tensor> features, codes;
   for (int64_t i = 0; i < pictures; ++i) {
-    const Tensor& pixels = gallery.pictures[static_cast<std::size_t>(i)].pixels;
-    const Tensor whole = normalize(pixels, normalization_of(*segmenter.backbone)).unsqueeze(0);
-    const int64_t height = whole.size(2) / patch * patch, width = whole.size(3) / patch * patch;
-    if (height == 0 || width == 0) continue;
-    const Tensor image = whole.narrow(2, 0, height).narrow(3, 0, width).contiguous().to(device);
-    const Tensor x = segmenter.backbone->features(image), z = segmenter.projector->code(x);
+    const auto maps = patch_maps(segmenter, gallery.pictures[static_cast<std::size_t>(i)].pixels, device);
+    if (!maps) continue;
     const Tensor clusters =
-        functional::prototype_logits(segmenter.predictor->teacher, z).argmax(1).flatten().to(torch::kCPU);
+        functional::prototype_logits(segmenter.predictor->teacher, maps->code).argmax(1).flatten().to(torch::kCPU);
     std::vector<int64_t> order(static_cast<std::size_t>(clusters.numel()));
     std::iota(order.begin(), order.end(), int64_t{0});
     const auto key = [&](int64_t p) {
@@ -68,8 +63,8 @@ Patches patches_of(const Gallery& gallery, SegmenterImpl& segmenter, torch::Devi
     const auto rows = [&](const Tensor& map) {
       return map.flatten(2)[0].t().to(torch::kCPU, torch::kFloat32).index_select(0, chosen);
     };
-    features.push_back(rows(x));
-    codes.push_back(rows(z));
+    features.push_back(rows(maps->features));
+    codes.push_back(rows(maps->code));
     for (const int64_t p : order) {
       patches.classes.push_back(classes[static_cast<std::size_t>(clusters[p].item<int64_t>())]);
       patches.pictures.push_back(i);
@@ -105,7 +100,7 @@ Json map_of(const std::string& method, const std::string& title, const Tensor& p
 }  // namespace
 
 Json embedding_maps(const Gallery& gallery, const RunFolder& run, SegmenterImpl& segmenter, torch::Device device,
-                    int64_t points, uint64_t seed, int threads) {
+                    int64_t points, uint64_t seed, int threads, const std::function<void(int64_t, int64_t)>& progress) {
   Json maps = Json::array();
   if (gallery.pictures.empty() || points == 0 || (gallery.labelled && !run.scores)) return maps;
   const auto classes = classes_of_clusters(gallery, run, segmenter.predictor->options.num_classes());
@@ -115,6 +110,9 @@ Json embedding_maps(const Gallery& gallery, const RunFolder& run, SegmenterImpl&
   const Tensor learnt = torch::cat({patches.code, prototypes});
   TsneOptions options;
   options.threads = threads;
+  const int64_t all = 2 * options.iterations;
+  int64_t done = 0;
+  if (progress) options.progress = [&] { progress(++done, all); };
   for (const char* method : {"t-SNE", "PCA"}) {
     const auto plane = [&](const Tensor& x) {
       return method == std::string("PCA") ? principal_components(x) : tsne(x, options);

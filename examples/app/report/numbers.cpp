@@ -9,6 +9,8 @@
 #include <stdexcept>
 
 #include "report/html.hpp"
+#include "report/sweep.hpp"
+#include "support/moments.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -30,20 +32,6 @@ std::string difference(double share, double other, bool is_other) {
   text.precision(1);
   text << std::fixed << " <small class=\"" << (points >= 0 ? "up\">+" : "down\">−") << std::abs(points) << "</small>";
   return text.str();
-}
-
-struct Moments {
-  double mean = 0, deviation = 0;
-};
-
-/// Mean and standard deviation (of a sample: n - 1) of at least one number.
-Moments moments_of(const std::vector<double>& values) {
-  const auto count = static_cast<double>(values.size());
-  Moments moments;
-  moments.mean = std::accumulate(values.begin(), values.end(), 0.0) / count;
-  for (const double value : values) moments.deviation += (value - moments.mean) * (value - moments.mean);
-  moments.deviation = values.size() > 1 ? std::sqrt(moments.deviation / (count - 1)) : 0;
-  return moments;
 }
 
 std::string moments_cell(const std::vector<double>& values) {
@@ -240,6 +228,27 @@ std::string comparison_html(const std::vector<RunFolder>& runs) {
       const auto& [accuracies, mious] = scores[method];
       out << "<tr><th scope=\"row\">" << escaped(method) << "</th>" << moments_cell(accuracies) << moments_cell(mious)
           << "<td class=\"n\">" << accuracies.size() << "</tr>\n";
+    }
+    out << "</tbody></table></div>\n";
+  }
+  return out.str();
+}
+
+std::string sweep_html(const std::vector<RunFolder>& runs) {
+  std::ostringstream out;
+  for (const RunFolder& run : runs) {
+    if (run.sweep.is_null()) continue;
+    const auto results = sweep_results_from(run.sweep, (run.folder / "sweep.json").string());
+    if (results.empty()) continue;
+    out << "<h3>Settings swept over: " << escaped(run.name) << "</h3><div class=\"scroll\">" << sweep_svg(results)
+        << "</div><div class=\"scroll\"><table class=\"sweep\"><thead><tr>";
+    for (const auto& setting : results.front().settings) out << "<th class=\"n\">" << escaped(setting.first);
+    out << "<th class=\"n\">accuracy %<th class=\"n\">mIoU %<th class=\"n\">seeds</tr></thead><tbody>\n";
+    for (const SweepRow& row : rows_of(results)) {
+      out << "<tr>";
+      for (const auto& setting : row.settings) out << "<td class=\"n\">" << escaped(setting.second) << "</td>";
+      out << moments_cell(row.accuracies) << moments_cell(row.mious) << "<td class=\"n\">" << row.mious.size()
+          << "</tr>\n";
     }
     out << "</tbody></table></div>\n";
   }

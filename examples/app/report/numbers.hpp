@@ -23,4 +23,8 @@ std::string confusion_html(const RunFolder& run);
 /// compare.json of each run that has one: mean and standard deviation over seeds for each method.
 std::string comparison_html(const std::vector<RunFolder>& runs);
 
+/// sweep.json of each run that has one: its plot, and mean and standard deviation over seeds for each combination of
+/// settings.
+std::string sweep_html(const std::vector<RunFolder>& runs);
+
 }  // namespace smooseg::app

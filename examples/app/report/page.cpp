@@ -102,12 +102,13 @@ class PageWriter {
   }
 
   void write_numbers() {
-    const std::string summary = summary_html(page_.runs), comparison = comparison_html(page_.runs);
-    if (summary.empty() && comparison.empty()) return;
+    const std::string summary = summary_html(page_.runs), comparison = comparison_html(page_.runs),
+                      sweeps = sweep_html(page_.runs);
+    if (summary.empty() && comparison.empty() && sweeps.empty()) return;
     open("numbers", "Numbers");
     if (page_.runs.size() == 1 && page_.runs.front().scores) write_figures(*page_.runs.front().scores);
     if (page_.runs.size() > 1 || !page_.runs.front().scores) out_ << summary;
-    out_ << comparison;
+    out_ << comparison << sweeps;
     if (!summary.empty()) out_ << "<h3>IoU of each class</h3>\n" << iou_html(page_.runs);
     write_confusion();
     out_ << "</section>\n";

@@ -50,24 +50,6 @@ void fill_row(const float* squared, std::size_t count, std::size_t self, double 
   }
 }
 
-/// The symmetric joint probabilities, (N,N) float32.
-Tensor joint_probabilities(const Tensor& points, double perplexity, int threads) {
-  const Tensor x = points.to(torch::kCPU, torch::kFloat32);
-  const Tensor norms = x.square().sum(1);
-  const Tensor squared = (norms.unsqueeze(1) + norms.unsqueeze(0) - 2 * x.matmul(x.t())).clamp_min_(0).contiguous();
-  // Distances of any unit: the search for the precision begins at 1.
-  squared.div_(squared.mean().clamp_min(1e-30));
-  const Tensor p = torch::empty_like(squared);
-  const auto count = static_cast<std::size_t>(x.size(0));
-  const float* const from = squared.data_ptr<float>();
-  float* const to = p.data_ptr<float>();
-  smooseg::detail::parallel_for(x.size(0), threads, [&](int64_t i) {
-    const auto at = static_cast<std::size_t>(i);
-    fill_row(from + at * count, count, at, perplexity, to + at * count);
-  });
-  return ((p + p.t()) / (2 * static_cast<double>(count))).clamp_min_(1e-12).contiguous();
-}
-
 /// What pulls a point towards its neighbours and what pushes it from all others, before the latter is divided by the sum
 /// of all weights.
 struct Forces {
@@ -105,6 +87,24 @@ Tensor principal_components(const Tensor& points) {
   return plane;
 }
 
+Tensor neighbour_probabilities(const Tensor& points, double perplexity, int threads) {
+  check_points(points, "neighbour_probabilities");
+  const Tensor x = points.to(torch::kCPU, torch::kFloat32);
+  const Tensor norms = x.square().sum(1);
+  const Tensor squared = (norms.unsqueeze(1) + norms.unsqueeze(0) - 2 * x.matmul(x.t())).clamp_min_(0).contiguous();
+  // Distances of any unit: the search for the precision begins at 1.
+  squared.div_(squared.mean().clamp_min(1e-30));
+  const Tensor p = torch::empty_like(squared);
+  const auto count = static_cast<std::size_t>(x.size(0));
+  const float* const from = squared.data_ptr<float>();
+  float* const to = p.data_ptr<float>();
+  smooseg::detail::parallel_for(x.size(0), threads, [&](int64_t i) {
+    const auto at = static_cast<std::size_t>(i);
+    fill_row(from + at * count, count, at, perplexity, to + at * count);
+  });
+  return p;
+}
+
 Tensor tsne(const Tensor& points, const TsneOptions& options) {
   constexpr int64_t kMostPoints = 5000;
   check_points(points, "tsne");
@@ -113,7 +113,8 @@ Tensor tsne(const Tensor& points, const TsneOptions& options) {
   Tensor start = principal_components(points);
   if (count < 4) return start;
   const double perplexity = std::max(1.01, std::min(options.perplexity, static_cast<double>(count - 1) / 3));
-  const Tensor p = joint_probabilities(points, perplexity, options.threads);
+  const Tensor near = neighbour_probabilities(points, perplexity, options.threads);
+  const Tensor p = ((near + near.t()) / (2 * static_cast<double>(count))).clamp_min_(1e-12).contiguous();
   start = start / start.select(1, 0).std().clamp_min(1e-30) * 1e-4;
 
   const auto size = static_cast<std::size_t>(count);
@@ -147,6 +148,7 @@ Tensor tsne(const Tensor& points, const TsneOptions& options) {
       }
     }
     for (Plane& point : y) point = {point[0] - middle[0], point[1] - middle[1]};
+    if (options.progress) options.progress();
   }
   const Tensor result = torch::empty({count, 2}, torch::kFloat64);
   auto* to = result.data_ptr<double>();

@@ -3,6 +3,7 @@
 // Points of many dimensions on a plane.
 
 #include <cstdint>
+#include <functional>
 
 #include "smooseg/detail/torch_compat.hpp"
 
@@ -16,8 +17,15 @@ Tensor principal_components(const Tensor& points);
 struct TsneOptions {
   double perplexity = 30;  ///< at most a third of the other points
   int64_t iterations = 500;
-  int threads = 1;  ///< the result does not depend on it
+  int threads = 1;                      ///< the result does not depend on it
+  std::function<void()> progress = {};  ///< called after each iteration
 };
+
+/// What t-SNE keeps: how likely each point takes each other one as its neighbour, by a Gaussian of their distance that is
+/// as wide as the perplexity (the exponential of a row's entropy) asks for.
+/// @param points (N,D), floating, N >= 2. @param perplexity above 1, below the number of other points.
+/// @return (N,N) float32; rows sum to 1, the diagonal is 0.
+Tensor neighbour_probabilities(const Tensor& points, double perplexity, int threads = 1);
 
 /// Exact t-SNE (van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008), which begins with the principal
 /// components and draws nothing at random. Takes O(N^2) time and memory: 100 MB for 5000 points.

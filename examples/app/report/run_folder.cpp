@@ -123,6 +123,7 @@ RunFolder read_run_folder(const fs::path& folder) {
   run.folder = folder;
   run.log = read_log(folder / "log.jsonl");
   run.comparison = read_json(folder / "compare.json");
+  run.sweep = read_json(folder / "sweep.json");
   run.milliseconds = read_parts(folder / "trace.json");
 
   const fs::path evaluation = fs::exists(folder / "scores.json") ? folder : folder / "evaluation";
@@ -145,7 +146,7 @@ RunFolder read_run_folder(const fs::path& folder) {
     });
     run.classes = classes_from_json(metadata["classes"], model.string());
   }
-  if (run.model.empty() && !run.scores && run.log.empty() && run.comparison.is_null()) {
+  if (run.model.empty() && !run.scores && run.log.empty() && run.comparison.is_null() && run.sweep.is_null()) {
     throw std::runtime_error(
         folder.string() +
         ": expected the folder of a run of smooseg train or evaluate, found neither model, log.jsonl "

@@ -48,10 +48,11 @@ struct RunFolder {
   std::optional<EvaluationScores> scores;
   std::vector<PictureScore> pictures;          ///< as `evaluate` scored them
   nlohmann::json comparison;                   ///< compare.json: a list of objects; null where there is none
+  nlohmann::json sweep;                        ///< sweep.json, likewise
   std::map<std::string, double> milliseconds;  ///< of a step, by its parts, where the run was profiled (trace.json)
 };
 
-/// @param folder of `train` or `evaluate`, or one with a compare.json.
+/// @param folder of `train` or `evaluate`, or one with a compare.json or sweep.json.
 /// @throws std::runtime_error naming the folder where it holds none of these, or the file that is damaged.
 RunFolder read_run_folder(const std::filesystem::path& folder);
 
