@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <numeric>
 #include <set>
 #include <sstream>
 #include <stdexcept>
 
 #include "report/html.hpp"
+#include "report/moments.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -30,20 +30,6 @@ std::string difference(double share, double other, bool is_other) {
   text.precision(1);
   text << std::fixed << " <small class=\"" << (points >= 0 ? "up\">+" : "down\">−") << std::abs(points) << "</small>";
   return text.str();
-}
-
-struct Moments {
-  double mean = 0, deviation = 0;
-};
-
-/// Mean and standard deviation (of a sample: n - 1) of at least one number.
-Moments moments_of(const std::vector<double>& values) {
-  const auto count = static_cast<double>(values.size());
-  Moments moments;
-  moments.mean = std::accumulate(values.begin(), values.end(), 0.0) / count;
-  for (const double value : values) moments.deviation += (value - moments.mean) * (value - moments.mean);
-  moments.deviation = values.size() > 1 ? std::sqrt(moments.deviation / (count - 1)) : 0;
-  return moments;
 }
 
 std::string moments_cell(const std::vector<double>& values) {
