@@ -10,6 +10,8 @@
 #include "smooseg/backbone/texture.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
 #include "smooseg/baselines/kmeans.hpp"
+#include "smooseg/baselines/linear_probe.hpp"
+#include "smooseg/baselines/stego.hpp"
 #include "smooseg/crf/dense_crf.hpp"
 #include "smooseg/eigen/energy.hpp"
 #include "smooseg/eigen/segment.hpp"

@@ -51,33 +51,39 @@ std::string known_keys(const std::string& unknown, const CLI::App& command) {
   return meant + "; known keys: " + names;
 }
 
-/// The section of a TOML file that belongs to the command, as arguments.
+/// The section of a TOML file that belongs to the command, as arguments; before it what it shares with `also_reads`.
 std::vector<std::string> arguments_of_config(const CLI::App& program, const CLI::App& command,
-                                             const std::string& path) {
-  std::vector<std::string> arguments;
+                                             const std::string& also_reads, const std::string& path) {
+  std::vector<std::string> arguments, shared;
   for (const TomlValue& value : read_toml(path)) {
     const std::string place = path + ", line " + std::to_string(value.line);
     if (find_command(program, value.section) == nullptr) {
       throw CLI::ConfigError(place + ": unknown section [" + value.section + "]: expected the name of a command");
     }
+    const std::string argument = "--" + value.key + "=" + value.text;
+    if (value.section == also_reads && is_key(value.key, command)) shared.push_back(argument);
     if (value.section != command.get_name()) continue;
     if (!is_key(value.key, command)) {
       throw CLI::ConfigError(place + ": unknown key '" + value.key + "' in [" + value.section + "]" +
                              known_keys(value.key, command));
     }
-    arguments.push_back("--" + value.key + "=" + value.text);
+    arguments.push_back(argument);
   }
+  arguments.insert(arguments.begin(), shared.begin(), shared.end());
   return arguments;
 }
 
 /// Puts the options of each `--config FILE`, in their order, before those of the command line, so that the latter win.
-std::vector<std::string> with_config(const CLI::App& program, std::vector<std::string> arguments) {
+std::vector<std::string> with_config(const CLI::App& program, const std::vector<Command>& commands,
+                                     std::vector<std::string> arguments) {
   if (arguments.empty() || arguments.front().empty()) return arguments;
   const CLI::App* command = find_command(program, arguments.front());
   if (command == nullptr && arguments.front().front() != '-') {
     throw CLI::ConfigError("unknown command '" + arguments.front() + "'; see 'smooseg --help'");
   }
   if (command == nullptr) return arguments;
+  const auto is_this = [&](const Command& c) { return c.name == command->get_name(); };
+  const std::string& also_reads = std::find_if(commands.begin(), commands.end(), is_this)->also_reads;
   const std::string flag = "--config";
   std::vector<std::string> found;
   for (std::size_t i = 1; i < arguments.size() && arguments[i] != "--"; ++i) {
@@ -85,7 +91,7 @@ std::vector<std::string> with_config(const CLI::App& program, std::vector<std::s
     if (arguments[i] == flag && i + 1 < arguments.size()) path = arguments[i + 1];
     if (arguments[i].compare(0, flag.size() + 1, flag + "=") == 0) path = arguments[i].substr(flag.size() + 1);
     if (path.empty()) continue;
-    const auto of_file = arguments_of_config(program, *command, path);
+    const auto of_file = arguments_of_config(program, *command, also_reads, path);
     found.insert(found.end(), of_file.begin(), of_file.end());
   }
   arguments.insert(arguments.begin() + 1, found.begin(), found.end());
@@ -98,16 +104,17 @@ int run(const std::vector<std::string>& arguments, std::ostream& out, std::ostre
   CLI::App program{"Unsupervised semantic segmentation: SmooSeg in C++.", "smooseg"};
   program.set_version_flag("--version", SMOOSEG_VERSION);
   program.require_subcommand(1);
-  const std::vector<Command> commands{train_command(),   evaluate_command(), segment_command(), prepare_command(),
-                                      weights_command(), convert_command(),  report_command(),  sweep_command(),
-                                      plot_command(),    doctor_command()};
+  const std::vector<Command> commands{train_command(),   evaluate_command(), compare_command(), sweep_command(),
+                                      segment_command(), prepare_command(),  weights_command(), convert_command(),
+                                      report_command(),  plot_command(),     doctor_command()};
   std::string config;
   for (const Command& command : commands) {
     CLI::App* sub = program.add_subcommand(command.name, command.description);
     sub->option_defaults()->always_capture_default()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    const std::string also = command.also_reads.empty() ? "" : ", and what [" + command.also_reads + "] shares with it";
     sub->add_option("--config", config,
-                    "TOML file; its section [" + command.name +
-                        "] holds any of these options; given several times, a later file wins")
+                    "TOML file; its section [" + command.name + "] holds any of these options" + also +
+                        "; given several times, a later file wins")
         ->type_name("FILE");
     command.add_options(*sub);
     check_numbers(*sub);
@@ -123,7 +130,7 @@ int run(const std::vector<std::string>& arguments, std::ostream& out, std::ostre
     return out ? status : fail("the standard output cannot be written: is the disk full?", 1);
   };
   try {
-    auto words = with_config(program, arguments);
+    auto words = with_config(program, commands, arguments);
     std::reverse(words.begin(), words.end());  // as CLI11 wants them
     program.parse(words);
   } catch (const CLI::CallForHelp& e) {

@@ -26,6 +26,7 @@ struct Command {
   std::string name, description;
   std::function<void(CLI::App&)> add_options;
   std::function<void(const Console&)> execute;  ///< after all arguments were parsed and checked
+  std::string also_reads = {};  ///< command whose section of a TOML file counts too, where it names options of this one
 };
 
 /// A command with settings of its own, whose options an `add_options(CLI::App&, Settings&)` beside them adds.
@@ -39,6 +40,7 @@ Command make_command(const std::string& name, const std::string& description,
 
 Command train_command();
 Command evaluate_command();
+Command compare_command();
 Command segment_command();
 Command prepare_command();
 Command weights_command();

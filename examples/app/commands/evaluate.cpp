@@ -9,17 +9,16 @@
 #include "data/image_file.hpp"
 #include "features/precision.hpp"
 #include "features/training_features.hpp"
+#include "model/baselines.hpp"
 #include "model/model.hpp"
 #include "model/score.hpp"
 #include "report/pictures.hpp"
 #include "report/scores.hpp"
 #include "settings/backbone_files.hpp"
 #include "settings/protocol.hpp"
-#include "smooseg/baselines/kmeans.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/version.hpp"
 #include "support/disk.hpp"
-#include "support/seeds.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -60,39 +59,19 @@ void add_options(CLI::App& app, EvaluateSettings& s) {
   add_options(app, s.runtime);
 }
 
-/// The paper's baseline in the segmenter's place: an identity for the projector, and cluster centres for prototypes.
+/// The paper's baseline in the segmenter's place.
 Segmenter kmeans_segmenter(const Model& model, const EvaluateSettings& s, const std::optional<FeatureFiles>& files,
                            torch::Device device, std::ostream& err) {
-  constexpr int64_t kCropsAtOnce = 32, kMaxCrops = 4096;
-  constexpr auto kPurpose = SeedPurpose::kKMeans;
-  const torch::NoGradGuard no_grad;
-  auto backbone = model.segmenter->backbone;
+  const auto backbone = model.segmenter->backbone;
   const int workers = worker_count(s.features, s.runtime);
   Dataset dataset = open_dataset(s.data, "train", Labels::kNone);
   if (s.on_error == "skip") leave_out_bad(dataset, check_of(crops_of(dataset, model.settings, files)), workers, err);
   TrainingFeatures features(dataset, model.settings, s.features, device, workers, files);
-  const auto generator = at::make_generator<at::CPUGeneratorImpl>(mix_seed(model.settings.seed, kPurpose));
-  baselines::KMeans kmeans(baselines::KMeansOptions(model.settings.classes), generator);
-  // Two passes over the training crops, or as many crops of a large set.
-  const int64_t count = features.crops().count(), batch = std::min(kCropsAtOnce, count);
-  const int64_t steps = (2 * std::min(count, kMaxCrops) + batch - 1) / batch;
-  const auto crops_of_step = [&](int64_t step) {
-    return batch_indices(step, batch, count, mix_seed(model.settings.seed, kPurpose));
-  };
+  SegmenterHead head;
   naming_all_bad(dataset, check_of(features.crops()), workers, [&] {
-    FeatureLoader loader = features.loader(*backbone, steps, crops_of_step, err);
-    for (int64_t step = 0; step < steps; ++step) kmeans.update(loader.next());
+    head = kmeans_head({model.settings, *backbone, features, device, err});
   });
-
-  const int64_t channels = backbone->channels();
-  Projector identity(ProjectorOptions(channels, channels).dropout(0));
-  for (auto& parameter : identity->parameters()) parameter.zero_();
-  identity->linear->weight.copy_(torch::eye(channels).view_as(identity->linear->weight));
-  PrototypePredictor centers(model.settings.classes, channels);
-  centers->to(device);
-  centers->teacher.copy_(kmeans.centers());
-  Segmenter segmenter(backbone, identity, centers, s.segmenter);
-  segmenter->to(device);
+  Segmenter segmenter(backbone, head.projector, head.predictor, s.segmenter);
   segmenter->eval();
   return segmenter;
 }

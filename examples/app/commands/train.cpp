@@ -18,6 +18,7 @@
 #include "data/bad_files.hpp"
 #include "features/precision.hpp"
 #include "features/training_features.hpp"
+#include "model/ablation.hpp"
 #include "model/assignments.hpp"
 #include "model/model.hpp"
 #include "model/optimizer.hpp"
@@ -227,6 +228,7 @@ class Training {
     model_.segmenter->to(device_);
     features.prepare(*model_.segmenter->backbone, s_.weights, console_.err);
     model_.data = features.data_hash();
+    prepare_ablation(*model_.segmenter, s_.model.without);
     optimizer_.emplace(*model_.segmenter, s_.model);
     open_controller();
   }
@@ -253,6 +255,7 @@ class Training {
     TORCH_CHECK(s_.iterations >= loaded.model.step, name, ": has ", loaded.model.step,
                 " steps already, more than --iterations ", s_.iterations);
     model_ = std::move(loaded.model);
+    prepare_ablation(*model_.segmenter, s_.model.without);
     optimizer_.emplace(*model_.segmenter, s_.model);
     optimizer_->load_state(loaded.extra, name);
     open_controller();
@@ -336,15 +339,23 @@ class Training {
     projector->train();
     const ProjectorOutput projected = timed("projector", [&] { return projector(features, masks_); });
     const Tensor pairing = functional::random_pairing(features.size(0), pairs_);
-    const PrototypeLogits logits = timed("predictor", [&] { return predictor(projected.code); });
+    const bool one_set = s_.model.without == "data";  // of prototypes, the teacher's: they learn themselves
+    const PrototypeLogits logits = timed(
+        "predictor", [&] { return one_set ? one_set_logits(predictor, projected.code) : predictor(projected.code); });
     if (controller_) {
       timed("thresholds", [&] { energy->set_thresholds(controller_->update(features, logits.teacher, pairing)); });
     }
-    const EnergyTerms e = timed("loss", [&] { return energy(projected.features, logits, pairing); });
+    EnergyTerms e = timed("loss", [&] { return energy(projected.features, logits, pairing); });
+    e.total = objective(e, s_.model.without);
     if (!std::isfinite(e.total.item<double>())) stop_at(model_.step + 1, "the loss (" + text_of(e) + ")");
     optimizer_->zero_grad();
     timed("backward", [&] { e.total.backward(); });
     timed("optimiser", [&] {
+      if (one_set) {
+        optimizer_->step();
+        EmaUpdater(0).update(predictor->teacher, predictor->student);
+        return;
+      }
       if (s_.model.teacher_update == "before") predictor->update_teacher();
       optimizer_->step();
       if (s_.model.teacher_update == "after") predictor->update_teacher();

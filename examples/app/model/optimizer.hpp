@@ -20,7 +20,8 @@ class Optimizer {
       : adam_({group(*segmenter.projector, s.projector_rate), group(*segmenter.predictor, s.predictor_rate)},
               torch::optim::AdamOptions(s.projector_rate)) {
     for (const auto& item : segmenter.named_parameters()) {
-      if (item.key().rfind("backbone.", 0) != 0) parameters_[item.key()] = item.value();
+      const bool learned = item.key().rfind("backbone.", 0) != 0 && item.value().requires_grad();
+      if (learned) parameters_[item.key()] = item.value();
     }
   }
 
@@ -65,7 +66,7 @@ class Optimizer {
   }
 
   torch::optim::Adam adam_;
-  std::map<std::string, Tensor> parameters_;  // by their names in the segmenter
+  std::map<std::string, Tensor> parameters_;  // those that learn, by their names in the segmenter
 };
 
 }  // namespace smooseg::app

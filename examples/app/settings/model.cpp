@@ -111,6 +111,10 @@ void list_settings(ModelSettings& s, Add add) {
       ->check(CLI::IsMember(kCenterings));
   add(kEnergy, "--reduction", s.reduction, "over images and pairs: mean as the published program, or sum as the paper")
       ->check(CLI::IsMember(kReductions));
+  add(kEnergy, "--without", s.without,
+      "train without a term: data, across, within, or smoothness, both of these; without data the teacher's prototypes "
+      "are learned by the smoothness")
+      ->check(CLI::IsMember(Words{"nothing", "data", "across", "within", "smoothness"}));
 
   add(kTraining, "--batch", s.batch, "crops in a step, at least 2")->check(at_least(1));
   add(kTraining, "--projector-rate", s.projector_rate, "Adam's learning rate for the projector")

@@ -65,6 +65,7 @@ struct ModelSettings {
   double temperature = EnergyOptions().temperature();
   std::string centering = name_of(SmoothnessOptions().centering(), kCenterings);
   std::string reduction = name_of(SmoothnessOptions().reduction(), kReductions);
+  std::string without = "nothing";  ///< the term that the objective lacks (Table 4)
 
   int64_t batch = 32;
   double projector_rate = 1e-4;
