@@ -26,6 +26,7 @@
 #include "settings/backbone_files.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/loss.hpp"
+#include "smooseg/position_free.hpp"
 #include "support/disk.hpp"
 #include "support/event_file.hpp"
 #include "support/file_lock.hpp"
@@ -200,6 +201,7 @@ class Training {
     model_.segmenter->to(device_);
     features.prepare(*model_.segmenter->backbone, s_.weights, console_.err);
     model_.data = features.data_hash();
+    model_.position_basis = features.position_basis(*model_.segmenter->backbone);
     optimizer_.emplace(*model_.segmenter, s_.model);
   }
 
@@ -300,7 +302,7 @@ class Training {
     const ProjectorOutput projected = timed("projector", [&] { return projector(features, masks_); });
     const Tensor pairing = functional::random_pairing(features.size(0), pairs_);
     const PrototypeLogits logits = timed("predictor", [&] { return predictor(projected.code); });
-    const EnergyTerms e = timed("loss", [&] { return energy(projected.features, logits, pairing); });
+    const EnergyTerms e = timed("loss", [&] { return energy(compared(projected.features), logits, pairing); });
     if (!std::isfinite(e.total.item<double>())) stop_at(model_.step + 1, "the loss (" + text_of(e) + ")");
     optimizer_->zero_grad();
     timed("backward", [&] { e.total.backward(); });
@@ -310,6 +312,12 @@ class Training {
       if (s_.model.teacher_update == "after") predictor->update_teacher();
     });
     return {e, logits.teacher.detach()};
+  }
+
+  /// What closeness is computed from. As `PositionFree` within the energy, but normalised on the way.
+  Tensor compared(const Tensor& features) const {
+    const Tensor& basis = model_.position_basis;
+    return basis.defined() ? functional::without_directions(features, basis) : features;
   }
 
   nlohmann::json log_line(const EnergyTerms& e, const Tensor& teacher, double seconds) const {
