@@ -14,16 +14,16 @@ using namespace smooseg;
 
 namespace {
 
-const auto kDouble = torch::TensorOptions().dtype(torch::kFloat64);
+const auto kWide = torch::TensorOptions().dtype(torch::kFloat64);
 
-/// (C,R) with orthonormal columns.
-Tensor orthonormal(int64_t channels, int64_t directions) {
-  return std::get<0>(at::linalg_qr(torch::randn({channels, directions}, kDouble)));
+/// (C,R) with orthonormal_columns columns.
+Tensor orthonormal_columns(int64_t channels, int64_t directions) {
+  return std::get<0>(at::linalg_qr(torch::randn({channels, directions}, kWide)));
 }
 
 /// Eq. 4 of all pairs of patches in plain loops, of features that are projected one by one; all of it differentiable.
-Tensor double_loop(const Tensor& x, const Tensor& a, const Tensor& pairing, const Tensor& basis,
-                   const SmoothnessOptions& options) {
+Tensor loops_without(const Tensor& x, const Tensor& a, const Tensor& pairing, const Tensor& basis,
+                     const SmoothnessOptions& options) {
   const auto rest = [&](const Tensor& v) {
     Tensor left = v;
     for (int64_t r = 0; r < basis.size(1); ++r) left = left - basis.select(1, r) * basis.select(1, r).dot(v);
@@ -31,7 +31,7 @@ Tensor double_loop(const Tensor& x, const Tensor& a, const Tensor& pairing, cons
   };
   const auto cosine = [](const Tensor& u, const Tensor& v) { return u.dot(v) / (u.norm() * v.norm()); };
   const int64_t batch = x.size(0), n = x.size(2);
-  Tensor total = torch::zeros({}, kDouble);
+  Tensor total = torch::zeros({}, kWide);
   for (const bool is_within : {true, false}) {
     std::vector<Tensor> w, delta;
     for (int64_t i = 0; i < batch; ++i) {
@@ -57,21 +57,21 @@ TEST_CASE("position_basis finds planted positions, and closeness without them is
           "[position_free]") {
   torch::manual_seed(1);
   constexpr int64_t kChannels = 12, kSide = 5, kDirections = 2;
-  const Tensor all = orthonormal(kChannels, kChannels), places = all.narrow(1, 0, kDirections);
+  const Tensor all = orthonormal_columns(kChannels, kChannels), places = all.narrow(1, 0, kDirections);
   const Tensor others = all.narrow(1, kDirections, kChannels - kDirections);
   const auto of_places = [&](double scale) {
-    return places.matmul(scale * torch::randn({kDirections, kSide * kSide}, kDouble));
+    return places.matmul(scale * torch::randn({kDirections, kSide * kSide}, kWide));
   };
   // A blank picture: one content everywhere, and the places. All its vectors have one length, as normalisation would
   // mix contents and places.
-  Tensor angles = torch::linspace(0, 6, kSide * kSide, kDouble);
+  Tensor angles = torch::linspace(0, 6, kSide * kSide, kWide);
   const Tensor blank = others.select(1, 0).unsqueeze(1) + places.matmul(torch::stack({angles.cos(), angles.sin()}));
   const Tensor basis = functional::position_basis(blank.view({1, kChannels, kSide, kSide}), kDirections);
   CHECK(basis.sizes() == torch::IntArrayRef({kChannels, kDirections}));
   CHECK(relative_error(basis.matmul(basis.t()), places.matmul(places.t())) < 1e-12);
-  CHECK(basis.t().matmul(basis).allclose(torch::eye(kDirections, kDouble)));
+  CHECK(basis.t().matmul(basis).allclose(torch::eye(kDirections, kWide)));
 
-  const Tensor contents = torch::matmul(others, torch::randn({2, kChannels - kDirections, kSide * kSide}, kDouble));
+  const Tensor contents = torch::matmul(others, torch::randn({2, kChannels - kDirections, kSide * kSide}, kWide));
   const Tensor x = contents + of_places(3);  // the same places in both pictures
   CHECK(relative_error(functional::without_directions(x, basis), contents) < 1e-12);
   CHECK(relative_error(PositionFree{basis}.embed(x), CosineCloseness{}.embed(contents)) < 1e-12);
@@ -85,11 +85,11 @@ TEST_CASE("position_basis finds planted positions, and closeness without them is
 TEST_CASE("PositionFree in the smoothness term and the energy: values and gradients of the double loop",
           "[position_free]") {
   torch::manual_seed(2);
-  const Tensor x = torch::randn({3, 6, 7}, kDouble).requires_grad_();
-  const Tensor a = torch::rand({3, 4, 7}, kDouble).requires_grad_();
-  const Tensor pairing = torch::tensor({2, 0, 1}), basis = orthonormal(6, 2);
+  const Tensor x = torch::randn({3, 6, 7}, kWide).requires_grad_();
+  const Tensor a = torch::rand({3, 4, 7}, kWide).requires_grad_();
+  const Tensor pairing = torch::tensor({2, 0, 1}), basis = orthonormal_columns(6, 2);
   const SmoothnessOptions options = SmoothnessOptions().within_threshold(0.1).across_threshold(0.3);
-  const Tensor expected = double_loop(x, a, pairing, basis, options);
+  const Tensor expected = loops_without(x, a, pairing, basis, options);
   const auto gradients = torch::autograd::grad({expected}, {x, a});
   for (const auto evaluation : {Evaluation::kFactorized, Evaluation::kPairwise}) {
     CAPTURE(static_cast<int>(evaluation));
@@ -116,7 +116,7 @@ TEST_CASE("PositionFree in the smoothness term and the energy: values and gradie
 
 TEST_CASE("what has no such positions, and wrong shapes", "[position_free][bad input]") {
   torch::manual_seed(3);
-  const Tensor blank = torch::randn({1, 6, 2, 4}, kDouble);
+  const Tensor blank = torch::randn({1, 6, 2, 4}, kWide);
   const std::string function = "smooseg::functional::position_basis: ";
   CHECK_ERROR(functional::position_basis(blank, 0), function + "expected 1 to 6 directions, and fewer than the 8");
   CHECK_ERROR(functional::position_basis(blank, 7), function + "expected 1 to 6 directions, and fewer than the 8");

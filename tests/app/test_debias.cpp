@@ -2,9 +2,7 @@
 
 #include <torch/csrc/jit/api/module.h>
 
-#include <cmath>
 #include <filesystem>
-#include <map>
 #include <string>
 
 #include "app/program.hpp"
@@ -17,7 +15,7 @@ namespace io = smooseg::io;
 
 namespace {
 
-constexpr auto kBasis = "closeness.position_basis";
+constexpr auto kPositionBasis = "closeness.position_basis";
 
 /// A TorchScript module of 12 channels for patches of 8 pixels: random filters, and a wave along each axis, as wide as
 /// the picture, in the first two channels. On a blank picture only these differ.
@@ -38,7 +36,7 @@ def forward(self, x):
   return path.string();
 }
 
-Words with_module(const fs::path& out, const std::string& module) {
+Words with_places(const fs::path& out, const std::string& module) {
   return train_arguments(out) + Words{"--backbone", "exported", "--weights", module};
 }
 
@@ -49,26 +47,26 @@ TEST_CASE("training without positions, from the blank picture to scores", "[debi
   const std::string module = save_places(dir.path / "net.pt");
   const Words two{"--debias", "2"}, weights{"--weights", module};
   const fs::path out = dir.path / "out", model = out / "best.safetensors";
-  check_runs(with_module(out, module) + two);
+  check_runs(with_places(out, module) + two);
   CHECK(settings_of(model).at("debias") == "2");
 
   // The basis spans the channels of the waves.
-  const Tensor basis = io::read_safetensors(model.string()).at(kBasis);
+  const Tensor basis = io::read_safetensors(model.string()).at(kPositionBasis);
   REQUIRE(basis.sizes() == torch::IntArrayRef({12, 2}));
   CHECK(relative_error(basis.t().matmul(basis), torch::eye(2)) < 1e-5);
   const LoadedModel loaded = load_model(model, torch::kCPU, {}, module);
   CHECK(loaded.model.position_basis.equal(basis));
 
   // Another closeness, another model; a run that goes on ends as one that never stopped.
-  check_runs(with_module(dir.path / "plain", module));
+  check_runs(with_places(dir.path / "plain", module));
   const auto plain = io::read_safetensors((dir.path / "plain" / "best.safetensors").string());
-  CHECK(plain.count(kBasis) == 0);
+  CHECK(plain.count(kPositionBasis) == 0);
   CHECK_FALSE(
       plain.at("projector.linear.weight").equal(io::read_safetensors(model.string()).at("projector.linear.weight")));
-  check_runs(with_module(dir.path / "parts", module) + two + Words{"--iterations", "2"});
-  check_fails(with_module(dir.path / "parts", module) + Words{"--debias", "1", "--resume"},
+  check_runs(with_places(dir.path / "parts", module) + two + Words{"--iterations", "2"});
+  check_fails(with_places(dir.path / "parts", module) + Words{"--debias", "1", "--resume"},
               "cannot resume with other settings: --debias was 2, got 1");
-  check_runs(with_module(dir.path / "parts", module) + two + Words{"--resume"});
+  check_runs(with_places(dir.path / "parts", module) + two + Words{"--resume"});
   check_same_tensors(dir.path / "parts" / "last.safetensors", out / "last.safetensors");
 
   check_runs(Words{"evaluate", "--model", model.string(), "--data", scenes().string(), "--resolution", "64"} + weights);
@@ -80,7 +78,7 @@ TEST_CASE("training without positions, from the blank picture to scores", "[debi
 
   auto [tensors, metadata] = io::read_safetensors_content(model.string());
   metadata.erase("checksum");
-  tensors.erase(kBasis);
+  tensors.erase(kPositionBasis);
   io::write_safetensors((dir.path / "damaged.safetensors").string(), tensors, metadata);
   check_fails(
       Words{"evaluate", "--model", (dir.path / "damaged.safetensors").string(), "--data", scenes().string()} + weights,
@@ -91,11 +89,11 @@ TEST_CASE("wrong numbers of directions", "[debias][bad input]") {
   const TempDir dir;
   const std::string module = save_places(dir.path / "net.pt");
   const fs::path out = dir.path / "out";
-  check_fails(with_module(out, module) + Words{"--debias", "13"},
+  check_fails(with_places(out, module) + Words{"--debias", "13"},
               "--debias: smooseg::functional::position_basis: "
               "expected 1 to 12 directions");
-  check_fails(with_module(out, module) + Words{"--debias", "9"}, "do not differ in more, got 9");
-  check_fails(with_module(out, module) + Words{"--debias", "-1"}, "--debias", 2);
+  check_fails(with_places(out, module) + Words{"--debias", "9"}, "do not differ in more, got 9");
+  check_fails(with_places(out, module) + Words{"--debias", "-1"}, "--debias", 2);
   check_fails(
       train_arguments(out) + Words{"--backbone", "features", "--features-dir", scenes().string(), "--debias", "1"},
       "--debias: of features of files there are none of a blank picture");
