@@ -22,6 +22,7 @@
 #include "smooseg/metrics/confusion.hpp"
 #include "smooseg/metrics/hungarian.hpp"
 #include "smooseg/metrics/scores.hpp"
+#include "smooseg/position_free.hpp"
 #include "smooseg/projector.hpp"
 #include "smooseg/segmenter.hpp"
 #include "smooseg/thresholds.hpp"

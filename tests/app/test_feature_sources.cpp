@@ -321,6 +321,7 @@ TEST_CASE("doctor examines a backbone", "[doctor]") {
   const std::string module = save_module(dir.path / "net.pt");
   const Outcome exported = check_runs({"doctor", "--backbone", "exported", "--weights", module, "--data",
                                        square_scenes().string(), "--resolution", "64", "--device", "cpu"});
+  CHECK(exported.out.find("beside 9.2 kB of parameters") != std::string::npos);  // 12 x 3 x 8 x 8 of 4 bytes
   CHECK(exported.out.find("4 of " + square_scenes().string()) != std::string::npos);
   CHECK(exported.out.find("12 channels, 8 x 8 patches") != std::string::npos);
 

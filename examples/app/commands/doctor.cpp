@@ -26,6 +26,7 @@
 #include "features/training_features.hpp"
 #include "model/model.hpp"
 #include "settings/backbone_files.hpp"
+#include "smooseg/backbone/exported.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/version.hpp"
 #include "support/disk.hpp"
@@ -151,6 +152,14 @@ Dataset chosen_pictures(const fs::path& data, int64_t count) {
   return dataset;
 }
 
+/// Bytes of a backbone's parameters, of an exported module those of the module.
+int64_t weight_bytes(const backbone::Backbone& backbone) {
+  if (const auto* const exported = dynamic_cast<const backbone::ExportedImpl*>(&backbone)) return exported->bytes();
+  int64_t bytes = 0;
+  for (const Tensor& parameter : backbone.parameters()) bytes += static_cast<int64_t>(parameter.nbytes());
+  return bytes;
+}
+
 void print(std::ostream& out, const Examination& e, int64_t weights, const std::string& pictures) {
   const auto milliseconds = [&](double seconds) {
     std::ostringstream text;
@@ -192,14 +201,12 @@ void examine_backbone(const DoctorSettings& s, const Console& console) {
   TrainingFeatures features(dataset, s.model, {}, device, thread_count(s.runtime), files);
   const auto whole = make_backbone(s.model, {weights, features.crops().channels()});
   features.prepare(*whole, weights, console.err);
-  int64_t parameters = 0;
-  for (const Tensor& parameter : whole->parameters()) parameters += static_cast<int64_t>(parameter.nbytes());
   const auto backbone = in_precision(s.runtime, whole, device, s.model.resolution, console.err);
   std::vector<int64_t> crops(dataset.samples.size());
   for (std::size_t i = 0; i < crops.size(); ++i) crops[i] = static_cast<int64_t>(i) * features.crops().per_picture();
   const Examination found = examine(*backbone, features.crops().images(crops, normalization_of(*backbone)).to(device));
   const std::string side = std::to_string(features.crops().resolution());
-  print(console.out, found, parameters,
+  print(console.out, found, weight_bytes(*whole),
         std::to_string(crops.size()) + (made_up ? " made-up scenes" : " of " + s.data) + ", " +
             (files ? "of which features are in " + s.features_dir : side + " x " + side + " pixels"));
   print_advice(console.out, found.doubts);

@@ -27,6 +27,7 @@
 #include "settings/backbone_files.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/loss.hpp"
+#include "smooseg/position_free.hpp"
 #include "smooseg/thresholds.hpp"
 #include "support/disk.hpp"
 #include "support/event_file.hpp"
@@ -229,6 +230,7 @@ class Training {
     features.prepare(*model_.segmenter->backbone, s_.weights, console_.err);
     model_.data = features.data_hash();
     prepare_ablation(*model_.segmenter, s_.model.without);
+    model_.position_basis = features.position_basis(*model_.segmenter->backbone);
     optimizer_.emplace(*model_.segmenter, s_.model);
     open_controller();
   }
@@ -343,9 +345,9 @@ class Training {
     const PrototypeLogits logits = timed(
         "predictor", [&] { return one_set ? one_set_logits(predictor, projected.code) : predictor(projected.code); });
     if (controller_) {
-      timed("thresholds", [&] { energy->set_thresholds(controller_->update(features, logits.teacher, pairing)); });
+      timed("thresholds", [&] { energy->set_thresholds(controller_->update(compared(features), logits.teacher, pairing)); });
     }
-    EnergyTerms e = timed("loss", [&] { return energy(projected.features, logits, pairing); });
+    EnergyTerms e = timed("loss", [&] { return energy(compared(projected.features), logits, pairing); });
     e.total = objective(e, s_.model.without);
     if (!std::isfinite(e.total.item<double>())) stop_at(model_.step + 1, "the loss (" + text_of(e) + ")");
     optimizer_->zero_grad();
@@ -361,6 +363,12 @@ class Training {
       if (s_.model.teacher_update == "after") predictor->update_teacher();
     });
     return {e, logits.teacher.detach()};
+  }
+
+  /// What closeness is computed from. As `PositionFree` within the energy, but normalised on the way.
+  Tensor compared(const Tensor& features) const {
+    const Tensor& basis = model_.position_basis;
+    return basis.defined() ? functional::without_directions(features, basis) : features;
   }
 
   nlohmann::json log_line(const EnergyTerms& e, const Tensor& teacher, const SmoothnessOptions& smoothness,

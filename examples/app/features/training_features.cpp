@@ -10,6 +10,7 @@
 #include "smooseg/backbone/exported.hpp"
 #include "smooseg/backbone/registry.hpp"
 #include "smooseg/io/load.hpp"
+#include "smooseg/position_free.hpp"
 #include "smooseg/version.hpp"
 #include "support/pipeline.hpp"
 #include "support/profiler.hpp"
@@ -52,6 +53,9 @@ Crops checked_crops(const Dataset& dataset, const ModelSettings& model, const Fe
                     const std::optional<FeatureFiles>& files) {
   if (model.backbone == kFeaturesBackbone && !settings.cache.empty()) {
     throw std::runtime_error("--cache: features of files are not computed, so there is nothing to keep");
+  }
+  if (model.backbone == kFeaturesBackbone && model.debias > 0) {
+    throw std::runtime_error("--debias: of features of files there are none of a blank picture; take 0");
   }
   return crops_of(dataset, model, files);
 }
@@ -109,6 +113,18 @@ void TrainingFeatures::prepare(backbone::Backbone& backbone, const std::string& 
   };
   const auto generator = at::make_generator<at::CPUGeneratorImpl>(mix_seed(model_.seed, SeedPurpose::kBackbone));
   timed("fit", [&] { backbone.fit(images, crops_.count(), generator); });
+}
+
+Tensor TrainingFeatures::position_basis(backbone::Backbone& backbone) const {
+  if (model_.debias == 0) return {};
+  const torch::NoGradGuard no_grad;
+  const int64_t side = crops_.resolution();
+  const Tensor blank = backbone.features(torch::zeros({1, 3, side, side}, device_));  // the mean colour
+  try {
+    return functional::position_basis(blank, model_.debias);
+  } catch (const c10::Error& e) {
+    throw std::runtime_error(std::string("--debias: ") + e.what_without_backtrace());
+  }
 }
 
 void TrainingFeatures::fill_cache(backbone::Backbone& backbone, std::ostream& err) {

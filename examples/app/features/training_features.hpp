@@ -46,6 +46,11 @@ class TrainingFeatures {
   ///   exported module takes.
   void prepare(backbone::Backbone& backbone, const std::string& weights, std::ostream& err) const;
 
+  /// The directions in which the features of a prepared backbone tell a patch's place, (C,R), as `--debias` wants them;
+  /// undefined where it wants none.
+  /// @throws c10::Error naming the option where there are not so many.
+  Tensor position_basis(backbone::Backbone& backbone) const;
+
   /// Computes and stores what the cache lacks of the backbone's features.
   void fill_cache(backbone::Backbone& backbone, std::ostream& err);
 

@@ -20,6 +20,7 @@ namespace {
 constexpr auto kFormatName = "smooseg model ";
 constexpr auto kModelFormat = "smooseg model 1";
 constexpr std::array kExtraPrefixes{"optimizer.", "thresholds."};
+constexpr auto kPositionBasis = "closeness.position_basis";
 
 const std::string& metadata_at(const std::map<std::string, std::string>& metadata, const std::string& key,
                                const std::string& path) {
@@ -57,6 +58,18 @@ void check_module(const std::string& model, const ModelSettings& settings, const
   const std::string found = sha256_of(given);
   TORCH_CHECK(found == expected, "--weights: expected the module that ", model, " was trained with, with the SHA-256 ",
               expected, ", found ", given, " with ", found);
+}
+
+/// What `save_model` wrote of `--debias`; undefined without.
+Tensor position_basis_of(const io::TensorMap& tensors, const Model& model, const std::string& name,
+                         torch::Device device) {
+  if (model.settings.debias == 0) return {};
+  const std::vector<int64_t> expected{model.segmenter->backbone->channels(), model.settings.debias};
+  const auto found = tensors.find(kPositionBasis);
+  TORCH_CHECK(found != tensors.end() && found->second.sizes() == torch::IntArrayRef(expected), name,
+              ": damaged: has no '", kPositionBasis, "' of shape ", torch::IntArrayRef(expected),
+              ", which its --debias ", model.settings.debias, " wants");
+  return found->second.to(device, torch::kFloat32, /*non_blocking=*/false, /*copy=*/true);  // lets go of the file
 }
 
 /// Tiles of the one size that a module takes.
@@ -104,6 +117,7 @@ Model make_model(const ModelSettings& settings, const ClassTable& classes, const
 void save_model(const std::filesystem::path& path, const Model& model, const io::TensorMap& extra) {
   io::TensorMap tensors = io::tensors_of(*model.segmenter);
   tensors.insert(extra.begin(), extra.end());
+  if (model.position_basis.defined()) tensors[kPositionBasis] = model.position_basis;
   std::map<std::string, std::string> metadata{{"format", kModelFormat},
                                               {"version", SMOOSEG_VERSION},
                                               {"checksum", hash_of(tensors).hex()},
@@ -168,7 +182,8 @@ LoadedModel load_model(const std::filesystem::path& path, torch::Device device, 
     }
   }
   io::load_tensors(*loaded.model.segmenter, tensors,
-                   io::LoadOptions().ignore({kExtraPrefixes.begin(), kExtraPrefixes.end()}), name);
+                   io::LoadOptions().ignore({kExtraPrefixes[0], kExtraPrefixes[1], kPositionBasis}), name);
+  loaded.model.position_basis = position_basis_of(tensors, loaded.model, name, device);
   loaded.model.segmenter->to(device);
   loaded.model.segmenter->eval();
   return loaded;

@@ -25,6 +25,7 @@ struct Model {
   std::string data;    ///< hash of the pictures that it was trained on; empty in files from before it was noted
   std::string module;  ///< SHA-256 of the exported module that is its backbone; empty for other backbones
   Segmenter segmenter{nullptr};
+  Tensor position_basis;  ///< (C,R) of `--debias`, what training leaves out of closeness; undefined without
 };
 
 /// What must be known beside the settings of backbones that no file of a model holds.

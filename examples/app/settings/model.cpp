@@ -98,6 +98,9 @@ void list_settings(ModelSettings& s, Add add) {
   add(kModel, "--dropout", s.dropout, "probability of dropping a channel in training")->check(CLI::Range(0.0, 0.999));
   add(kModel, "--momentum", s.momentum, "alpha of the teacher's moving average")->check(CLI::Range(0.0, 1.0));
 
+  add(kEnergy, "--debias", s.debias,
+      "directions in which features tell a patch's place, left out of closeness; found from a blank picture; 0: none")
+      ->check(from_to(0, 1 << 16));
   add(kEnergy, "--thresholds", s.thresholds,
       "auto: chosen while training, by the features and K; preset: those known to suit the backbone; or two numbers as "
       "WITHIN,ACROSS: closeness above which patches of one image, and of two, are pulled together")

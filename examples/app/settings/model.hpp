@@ -72,6 +72,7 @@ struct ModelSettings {
   double predictor_rate = 5e-4;
   std::string teacher_update = "before";
   uint64_t seed = 0;
+  int64_t debias = 0;  ///< directions of positions that closeness leaves out; 0: none
 };
 
 /// All settings, or only those that decide the features of training crops, but for the seed.

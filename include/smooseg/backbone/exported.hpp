@@ -76,6 +76,8 @@ class ExportedProgram {
   virtual std::optional<torch::Dtype> dtype() const = 0;
   /// Whether it notices itself where images do not have the size that it was made for.
   virtual bool checks_sizes() const = 0;
+  /// Of its parameters and buffers, about.
+  virtual int64_t bytes() const = 0;
   virtual std::shared_ptr<ExportedProgram> copy() = 0;
 
   ExportedMetadata metadata;
@@ -114,6 +116,12 @@ class ScriptedProgram : public ExportedProgram {
     return std::nullopt;
   }
   bool checks_sizes() const override { return true; }
+  int64_t bytes() const override {
+    int64_t sum = 0;
+    for (const Tensor& parameter : module_.parameters()) sum += static_cast<int64_t>(parameter.nbytes());
+    for (const Tensor& buffer : module_.buffers()) sum += static_cast<int64_t>(buffer.nbytes());
+    return sum;
+  }
   std::shared_ptr<ExportedProgram> copy() override {
     return std::make_shared<ScriptedProgram>(module_.deepcopy(), device_);
   }
@@ -128,6 +136,7 @@ class PackagedProgram : public ExportedProgram, public std::enable_shared_from_t
  public:
   explicit PackagedProgram(const std::string& path) {
     try {
+      size_ = static_cast<int64_t>(std::filesystem::file_size(path));
       loader_ = std::make_unique<torch::inductor::AOTIModelPackageLoader>(path);
       metadata = loader_->get_metadata();
     } catch (const std::exception& e) {
@@ -153,10 +162,12 @@ class PackagedProgram : public ExportedProgram, public std::enable_shared_from_t
   torch::Device device() const override { return device_; }
   std::optional<torch::Dtype> dtype() const override { return torch::kFloat32; }
   bool checks_sizes() const override { return false; }
+  int64_t bytes() const override { return size_; }
   std::shared_ptr<ExportedProgram> copy() override { return shared_from_this(); }  // nothing in it changes
 
  private:
   std::unique_ptr<torch::inductor::AOTIModelPackageLoader> loader_;
+  int64_t size_ = 0;  // of the file, since a package does not tell that of its parameters
   torch::Device device_ = torch::kCPU;
 };
 #endif
@@ -235,6 +246,9 @@ class ExportedImpl : public Backbone {
   int64_t image_size() const { return options.image_size(); }
 
   const std::string& path() const { return path_; }
+
+  /// Bytes of the module's parameters and buffers; of a package, which does not tell, of its file.
+  int64_t bytes() const { return program_->bytes(); }
 
   // Not `using Backbone::to`: these hide it, and are all there are.
   void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false) override {

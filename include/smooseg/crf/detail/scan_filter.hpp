@@ -61,8 +61,8 @@ class ScanFilter {
   /// The corners of a point, as places of `sums`.
   const Corner<float>* corners(std::size_t point) const { return lattice_.corners(point); }
   const float* sums() const { return rings_[kAxes % 2].data(); }
-  /// What a point's interpolated sum is multiplied by.
-  float after(std::size_t point) const { return factors_.after.data()[point]; }
+  /// What the interpolated sums of a point, and of those after it, are multiplied by.
+  const float* after(std::size_t point) const { return factors_.after.data() + point; }
 
  private:
   static constexpr int kAxes = 3;
@@ -81,8 +81,7 @@ class ScanFilter {
   template <Isa isa, int width, class Stride>
   SMOOSEG_INLINE void splat(std::size_t begin, std::size_t end, const float* rows, Stride stride, float* to) const {
     const Share* first = shares_.data() + first_share_[begin];
-    std::size_t place = place_of(begin);
-    for (std::size_t v = begin; v < end; ++v, place = next_place(place)) {
+    for_each_place(begin, end, [&](std::size_t v, std::size_t place) SMOOSEG_INLINE_LAMBDA {
       const Share *const shares = first, *const last = shares_.data() + first_share_[v + 1];
       for (std::size_t c = 0; c < stride; c += width) {
         Row<float, isa, width> sum, row;
@@ -92,14 +91,13 @@ class ScanFilter {
         }
         sum.store(to + place * stride + c);
       }
-    }
+    });
   }
 
   template <Isa isa, int width, class Stride>
   SMOOSEG_INLINE void blur(const Neighbours* neighbours, std::size_t begin, std::size_t end, const float* from,
                            Stride stride, float* to) const {
-    std::size_t place = place_of(begin);
-    for (std::size_t v = begin; v < end; ++v, place = next_place(place)) {
+    for_each_place(begin, end, [&](std::size_t v, std::size_t place) SMOOSEG_INLINE_LAMBDA {
       for (std::size_t c = 0; c < stride; c += width) {
         Row<float, isa, width> sum, row;
         sum.load(from + place * stride + c);
@@ -109,12 +107,22 @@ class ScanFilter {
         sum.add_product(row, 0.5f);
         sum.store(to + place * stride + c);
       }
-    }
+    });
   }
 
   // Vertices take turns in places 1 to `places_`; place 0 holds zeros.
   std::size_t place_of(std::size_t vertex) const { return (vertex - 1) % places_ + 1; }
-  std::size_t next_place(std::size_t place) const { return place == places_ ? 1 : place + 1; }
+
+  /// Calls f(vertex, its place) for the vertices from begin to end; between two turns places follow each other.
+  template <class F>
+  SMOOSEG_INLINE void for_each_place(std::size_t begin, std::size_t end, const F& f) const {
+    while (begin < end) {
+      std::size_t place = place_of(begin);
+      for (const std::size_t turn = std::min(end, begin + places_ - place + 1); begin < turn; ++begin, ++place) {
+        f(begin, place);
+      }
+    }
+  }
 
   void list_shares() {
     const Corner<float>* const corners = lattice_.corners();

@@ -94,20 +94,27 @@ struct UpdateKernel {
   template <Isa isa, class Stride>
   SMOOSEG_INLINE static void add_messages(const MeanField& f, Stride stride, std::size_t begin, std::size_t count,
                                           const float* from, float* to) {
+    for (const ScanFilter& filter : f.positions) {
+      add_message<ScanFilter::kCorners, isa>(filter.corners(begin), filter.sums(), filter.after(begin), stride, count,
+                                             from, to);
+      from = to;
+    }
+    for (const BilateralFilter& filter : f.bilaterals) {
+      add_message<BilateralFilter::kCorners, isa>(filter.lattice.corners(begin), filter.values.data(),
+                                                  filter.factors.after.data() + begin, stride, count, from, to);
+      from = to;
+    }
+  }
+
+  /// to = from + a filter's messages, for the rows of some points.
+  template <int corners, Isa isa, class Stride>
+  SMOOSEG_INLINE static void add_message(const Corner<float>* corner, const float* sums, const float* after,
+                                         Stride stride, std::size_t count, const float* from, float* to) {
     for (std::size_t i = 0; i < count; ++i) {
       for (std::size_t c = 0; c < stride; c += width) {
         Part<isa> row;
         row.load(from + i * stride + c);
-        for (const ScanFilter& filter : f.positions) {
-          row.add_product(
-              slice_row<ScanFilter::kCorners, Part<isa>>(filter.corners(begin + i), filter.sums() + c, stride),
-              filter.after(begin + i));
-        }
-        for (const BilateralFilter& filter : f.bilaterals) {
-          row.add_product(slice_row<BilateralFilter::kCorners, Part<isa>>(filter.lattice.corners(begin + i),
-                                                                          filter.values.data() + c, stride),
-                          filter.factors.after.data()[begin + i]);
-        }
+        row.add_product(slice_row<corners, Part<isa>>(corner + corners * i, sums + c, stride), after[i]);
         row.store(to + i * stride + c);
       }
     }
