@@ -111,7 +111,8 @@ TEST_CASE("of several configurations a later one wins, and the command line over
 }
 
 TEST_CASE("help names every option and its default", "[command line]") {
-  for (const char* command : {"train", "evaluate", "segment", "prepare", "weights", "convert", "doctor"}) {
+  for (const char* command :
+       {"train", "evaluate", "segment", "prepare", "weights", "convert", "report", "sweep", "plot", "doctor"}) {
     const Outcome o = run_program({command, "--help"});
     CHECK(o.status == 0);
     CHECK(o.out.find("--") != std::string::npos);

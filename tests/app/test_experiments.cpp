@@ -101,6 +101,9 @@ TEST_CASE("a sweep", "[experiments]") {
       dir.path / "sweep.toml",
       "[sweep]\nvary = 'temperature=0.3,0.1 dropout=0.1'\nseeds = '0,1'\nparallel = 2\n"
       "[train]\nresolution = 64\ntextons = 8\nbatch = 4\nembed-dim = 8\niterations = 4\n[evaluate]\nresolution = 64\n");
+  check_fails({"sweep", "--config", config, "--data", "/nonexistent", "--out", out},
+              "/nonexistent: expected a folder of pictures, found nothing");
+  // What failed at once does not bind the next attempt.
   const Words command{"sweep", "--config", config, "--data", scenes().string(), "--out", out, "--device", "cpu"};
   const Words one = command + Words{"--vary", "dropout=0", "--seeds", "0"};
   const Outcome first = check_runs(one);

@@ -159,6 +159,13 @@ std::vector<Point> grid_of(const std::vector<Varied>& varied, const std::vector<
   return grid;
 }
 
+/// Whether some run got as far as a checkpoint; what failed before need not be kept.
+bool has_begun(const fs::path& runs) {
+  if (!fs::is_directory(runs)) return false;
+  return std::any_of(fs::directory_iterator(runs), fs::directory_iterator(),
+                     [](const auto& run) { return fs::exists(run.path() / "last.safetensors"); });
+}
+
 /// Notes what all runs have in common, or checks that it is what was noted: runs that are done are not run again.
 void check_same_options(const SweepSettings& s, const fs::path& file) {
   nlohmann::json now{{"data", fs::absolute(s.data).lexically_normal().string()},
@@ -170,7 +177,7 @@ void check_same_options(const SweepSettings& s, const fs::path& file) {
       if (matters) now["configs"].push_back(value.section + "." + value.key + " = " + value.text);
     }
   }
-  if (!fs::exists(file)) {
+  if (!fs::exists(file) || !has_begun(fs::path(s.out) / "runs")) {
     io::write_file_atomically(file, [&](std::ostream& stream) { stream << now.dump(2) << "\n"; });
     return;
   }

@@ -89,14 +89,14 @@ void add_options(CLI::App& app, TrainSettings& s) {
   add_options(app, s.runtime);
 }
 
-std::string text_of(const EnergyTerms& e) {
+std::string energy_text(const EnergyTerms& e) {
   std::ostringstream text;
   text << std::fixed << std::setprecision(4) << "total " << e.total.item<double>() << "  within "
        << e.within.item<double>() << "  across " << e.across.item<double>() << "  data " << e.data.item<double>();
   return text.str();
 }
 
-std::string text_of(const Thresholds& t) {
+std::string thresholds_text(const Thresholds& t) {
   std::ostringstream text;
   text << "within " << t.within << ", across " << t.across;
   return text.str();
@@ -165,13 +165,13 @@ class Training {
       resumes_ ? resume(features) : begin(classes, features);
       console_.err << "thresholds: "
                    << (controller_ ? "chosen while training, by the features and the number of classes"
-                                   : text_of({*s_.model.within_threshold, *s_.model.across_threshold}))
+                                   : thresholds_text({*s_.model.within_threshold, *s_.model.across_threshold}))
                    << std::endl;
       const int64_t first = model_.step;
       learn(features);
       if (profiler_) report_profile(model_.step - first);
     });
-    if (controller_) console_.err << "thresholds chosen: " << text_of(controller_->thresholds()) << std::endl;
+    if (controller_) console_.err << "thresholds chosen: " << thresholds_text(controller_->thresholds()) << std::endl;
     console_.out << "model: " << best_.string() << std::endl;
   }
 
@@ -291,7 +291,7 @@ class Training {
       const auto is_due = [&](int64_t every) { return model_.step % every == 0 || model_.step == s_.iterations; };
       if (is_due(s_.log_every)) {
         note(log, log_line(e, teacher, energy->options.smoothness(), progress.seconds()));
-        progress.show(model_.step, text_of(e));
+        progress.show(model_.step, energy_text(e));
       }
       const bool validates = validation_ && is_due(s_.validate_every);
       if (validates || is_due(s_.checkpoint_every) || signal != 0) save();
@@ -349,7 +349,7 @@ class Training {
     }
     EnergyTerms e = timed("loss", [&] { return energy(compared(projected.features), logits, pairing); });
     e.total = objective(e, s_.model.without);
-    if (!std::isfinite(e.total.item<double>())) stop_at(model_.step + 1, "the loss (" + text_of(e) + ")");
+    if (!std::isfinite(e.total.item<double>())) stop_at(model_.step + 1, "the loss (" + energy_text(e) + ")");
     optimizer_->zero_grad();
     timed("backward", [&] { e.total.backward(); });
     timed("optimiser", [&] {
