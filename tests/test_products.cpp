@@ -54,11 +54,13 @@ void check_kernels(Isa isa, int64_t m, int64_t r, int64_t n) {
     const T* factor = scaled ? scale.data_ptr<T>() : nullptr;
     // What lies beyond the result's columns stays as it was.
     const Tensor out = torch::full({m, n + 3}, 7, options);
-    run_kernel<RowProduct>(isa, m, r, n, rows<T>(left), rows<T>(right), factor, Rows<T>{out.data_ptr<T>(), n + 3}, false);
+    run_kernel<RowProduct>(isa, m, r, n, rows<T>(left), rows<T>(right), factor, Rows<T>{out.data_ptr<T>(), n + 3},
+                           false);
     CHECK(relative_error(out.narrow(1, 0, n), expected) < tolerance);
     CHECK(out.narrow(1, n, 3).eq(7).all().item<bool>());
     out.fill_(7);
-    run_kernel<DotProduct>(isa, m, r, n, rows<T>(left), rows<T>(dots), factor, Rows<T>{out.data_ptr<T>(), n + 3}, false);
+    run_kernel<DotProduct>(isa, m, r, n, rows<T>(left), rows<T>(dots), factor, Rows<T>{out.data_ptr<T>(), n + 3},
+                           false);
     CHECK(relative_error(out.narrow(1, 0, n), expected) < tolerance);
     CHECK(out.narrow(1, n, 3).eq(7).all().item<bool>());
   }

@@ -19,7 +19,6 @@
 #include "model/baselines.hpp"
 #include "model/model.hpp"
 #include "model/score.hpp"
-#include "support/moments.hpp"
 #include "report/scores.hpp"
 #include "settings/backbone_files.hpp"
 #include "settings/baselines.hpp"
@@ -28,6 +27,7 @@
 #include "smooseg/io/atomic_file.hpp"
 #include "support/disk.hpp"
 #include "support/file_lock.hpp"
+#include "support/moments.hpp"
 #include "support/seeds.hpp"
 #include "support/stop_signal.hpp"
 

@@ -345,7 +345,8 @@ class Training {
     const PrototypeLogits logits = timed(
         "predictor", [&] { return one_set ? one_set_logits(predictor, projected.code) : predictor(projected.code); });
     if (controller_) {
-      timed("thresholds", [&] { energy->set_thresholds(controller_->update(compared(features), logits.teacher, pairing)); });
+      timed("thresholds",
+            [&] { energy->set_thresholds(controller_->update(compared(features), logits.teacher, pairing)); });
     }
     EnergyTerms e = timed("loss", [&] { return energy(compared(projected.features), logits, pairing); });
     e.total = objective(e, s_.model.without);

@@ -7,7 +7,14 @@
 namespace smooseg::app {
 
 /// What draws are for. Models are reproduced by these numbers: they never change.
-enum class SeedPurpose : std::uint64_t { kOrder = 1, kInitialization = 2, kBackbone = 3, kStep = 4, kKMeans = 5, kThresholds = 6 };
+enum class SeedPurpose : std::uint64_t {
+  kOrder = 1,
+  kInitialization = 2,
+  kBackbone = 3,
+  kStep = 4,
+  kKMeans = 5,
+  kThresholds = 6
+};
 
 /// SplitMix64: a number with all of its bits mixed.
 constexpr std::uint64_t mixed(std::uint64_t x) {

@@ -114,7 +114,7 @@ struct Rotate {
       for_strips<isa, T>(half, [&](auto strip, int64_t j) SMOOSEG_INLINE_LAMBDA {
         constexpr int kStrip = decltype(strip)::value;
         using W = Wide<T, kStrip>;
-        W a, b, cos, sin;
+        W a = {}, b = {}, cos, sin;  // GCC at -O2 does not see that all lanes are set
         load_wide<T, kStrip>(a, x[r] + j);
         load_wide<T, kStrip>(b, x[r] + half + j);
         load(cos, turns.cos[r] + j);
