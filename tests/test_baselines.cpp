@@ -16,7 +16,7 @@ using namespace smooseg::baselines;
 
 namespace {
 
-const auto kDouble = torch::dtype(torch::kFloat64);
+const auto kFloat64Options = torch::dtype(torch::kFloat64);
 
 Tensor with_gradient(const Tensor& tensor) {
   return tensor.clone().requires_grad_(true);
@@ -43,10 +43,10 @@ TEST_CASE("STEGO's correspondence is that of the published program", "[stego]") 
 
 TEST_CASE("STEGO's correspondence, by hand", "[stego]") {
   // One image of two patches: F = [[1, 0], [0, 1]], its rows' means 1/2, the mean of all 1/2, so that Fc = F.
-  const Tensor features = torch::eye(2, kDouble).unsqueeze(0);
+  const Tensor features = torch::eye(2, kFloat64Options).unsqueeze(0);
   // S = [[1, 0.6], [0.6, 1]], or with the second code turned round [[1, -0.6], [-0.6, 1]], where the clamp shows.
-  const Tensor near = torch::tensor({{1.0, 0.6}, {0.0, 0.8}}, kDouble).unsqueeze(0);
-  const Tensor far = torch::tensor({{1.0, -0.6}, {0.0, 0.8}}, kDouble).unsqueeze(0);
+  const Tensor near = torch::tensor({{1.0, 0.6}, {0.0, 0.8}}, kFloat64Options).unsqueeze(0);
+  const Tensor far = torch::tensor({{1.0, -0.6}, {0.0, 0.8}}, kFloat64Options).unsqueeze(0);
   const auto loss = [&](const Tensor& code) {
     return stego_correspondence(features, features, code, code, 0.25).item<double>();
   };
@@ -56,8 +56,8 @@ TEST_CASE("STEGO's correspondence, by hand", "[stego]") {
 
 TEST_CASE("STEGO's objective weights three kinds of pairs", "[stego]") {
   torch::manual_seed(1);
-  const StegoMaps images{torch::rand({3, 5, 2, 4}, kDouble), torch::randn({3, 4, 2, 4}, kDouble)};
-  const StegoMaps neighbors{torch::rand({3, 5, 2, 4}, kDouble), torch::randn({3, 4, 2, 4}, kDouble)};
+  const StegoMaps images{torch::rand({3, 5, 2, 4}, kFloat64Options), torch::randn({3, 4, 2, 4}, kFloat64Options)};
+  const StegoMaps neighbors{torch::rand({3, 5, 2, 4}, kFloat64Options), torch::randn({3, 4, 2, 4}, kFloat64Options)};
   const Tensor pairing = torch::tensor({2, 0, 1}, torch::kInt64);
   const auto options = StegoOptions().self_weight(2).neighbor_weight(3).random_weight(5);
   const StegoTerms terms = stego_loss(images, neighbors, pairing, options);
@@ -73,13 +73,13 @@ TEST_CASE("STEGO's objective weights three kinds of pairs", "[stego]") {
 
 TEST_CASE("nearest neighbours and a sample of patches", "[stego]") {
   // Directions at 0, 10, 25, 90 and 100 degrees, of any length.
-  const Tensor angles = torch::tensor({0.0, 10.0, 25.0, 90.0, 100.0}, kDouble).deg2rad();
+  const Tensor angles = torch::tensor({0.0, 10.0, 25.0, 90.0, 100.0}, kFloat64Options).deg2rad();
   const Tensor pooled =
       torch::stack({angles.cos(), angles.sin()}, 1) * torch::tensor({{3.0}, {1.0}, {2.0}, {9.0}, {4.0}});
   const Tensor expected = torch::tensor({{1, 2}, {0, 2}, {1, 0}, {4, 2}, {3, 2}}, torch::kInt64);
   CHECK(nearest_neighbors(pooled, 2).equal(expected));
 
-  const Tensor features = torch::arange(2 * 3 * 4 * 5, kDouble).view({2, 3, 4, 5});
+  const Tensor features = torch::arange(2 * 3 * 4 * 5, kFloat64Options).view({2, 3, 4, 5});
   const auto generator = at::make_generator<at::CPUGeneratorImpl>(4);
   const Tensor some = random_patches(features, 50, generator);
   REQUIRE(some.sizes() == torch::IntArrayRef{2, 3, 1, 50});

@@ -55,8 +55,8 @@ class MeanColor : public smooseg::backbone::Backbone {
 };
 
 /// Thirty small pictures, hence 150 crops in shards of 64, 64 and 22, and what a run has.
-struct Run {
-  explicit Run(const fs::path& data, double weight = 1)
+struct LoaderRun {
+  explicit LoaderRun(const fs::path& data, double weight = 1)
       : dataset(open_dataset(data, "train")), crops(dataset, 16, true), backbone(weight) {}
 
   static void make_pictures(const fs::path& data) {
@@ -134,9 +134,9 @@ TEST_CASE("a module's hash is that of its tensors", "[feature cache]") {
 
 TEST_CASE("features are computed once and found again", "[feature cache]") {
   const TempDir dir;
-  Run::make_pictures(dir.path / "data");
+  LoaderRun::make_pictures(dir.path / "data");
   const fs::path folder = dir.path / "cache";
-  Run first(dir.path / "data");
+  LoaderRun first(dir.path / "data");
   const Tensor features = first.features(folder);
   CHECK(features.equal(first.expected()));
   CHECK(first.backbone.crops_seen == 150);
@@ -144,26 +144,26 @@ TEST_CASE("features are computed once and found again", "[feature cache]") {
   CHECK(first.said.find(" are to be written; free: ") != std::string::npos);
   CHECK(shards_in(folder).size() == 3);
 
-  Run second(dir.path / "data");
+  LoaderRun second(dir.path / "data");
   CHECK(second.features(folder).equal(features));
   CHECK(second.backbone.crops_seen == 0);
   CHECK(second.said.empty());
 
   SECTION("other weights, other features") {
-    Run other(dir.path / "data", 2);
+    LoaderRun other(dir.path / "data", 2);
     CHECK(other.features(folder).equal(features * 2));
     CHECK(shards_in(folder).size() == 6);
-    CHECK(Run(dir.path / "data").features(folder).equal(features));
+    CHECK(LoaderRun(dir.path / "data").features(folder).equal(features));
   }
   SECTION("another dtype") {
-    Run half(dir.path / "data");
+    LoaderRun half(dir.path / "data");
     half.dtype = torch::kFloat16;
     CHECK(half.features(folder).equal(features.to(torch::kFloat16)));
     CHECK(half.backbone.crops_seen == 150);
   }
   SECTION("a picture changes: only its shard is made again") {
     write_png(dir.path / "data" / "picture101.png", torch::zeros({20, 24, 3}, torch::kUInt8));
-    Run changed(dir.path / "data");
+    LoaderRun changed(dir.path / "data");
     const Tensor now = changed.features(folder);
     CHECK(now.equal(changed.expected()));
     CHECK(changed.backbone.crops_seen == 64);
@@ -173,14 +173,14 @@ TEST_CASE("features are computed once and found again", "[feature cache]") {
     fs::rename(dir.path / "data" / "picture100.png", dir.path / "data" / "x.png");
     fs::rename(dir.path / "data" / "picture129.png", dir.path / "data" / "picture100.png");
     fs::rename(dir.path / "data" / "x.png", dir.path / "data" / "picture129.png");
-    Run changed(dir.path / "data");
+    LoaderRun changed(dir.path / "data");
     CHECK(changed.features(folder).equal(changed.expected()));
     CHECK(changed.backbone.crops_seen == 64 + 22);
   }
   SECTION("files that are not of the cache do not matter") {
     write_content(folder / "notes.txt", "mine");
     write_content(whole_shard(folder).parent_path() / "other.safetensors", "not even one");
-    Run run(dir.path / "data");
+    LoaderRun run(dir.path / "data");
     CHECK(run.features(folder).equal(features));
     CHECK(run.backbone.crops_seen == 0);
     CHECK(content_of(folder / "notes.txt") == "mine");
@@ -194,14 +194,14 @@ TEST_CASE("features are computed once and found again", "[feature cache]") {
 
 TEST_CASE("bad shards are noticed and made again", "[feature cache]") {
   const TempDir dir;
-  Run::make_pictures(dir.path / "data");
+  LoaderRun::make_pictures(dir.path / "data");
   const fs::path folder = dir.path / "cache";
-  const Tensor features = Run(dir.path / "data").features(folder);
+  const Tensor features = LoaderRun(dir.path / "data").features(folder);
   const fs::path shard = whole_shard(folder);
   const std::string good = content_of(shard);
   const auto check_recovers = [&](const std::string& problem) {
     INFO(problem);
-    Run run(dir.path / "data");
+    LoaderRun run(dir.path / "data");
     CHECK(run.features(folder).equal(features));
     INFO(run.said);
     CHECK(run.backbone.crops_seen == 64);
@@ -242,16 +242,16 @@ TEST_CASE("bad shards are noticed and made again", "[feature cache]") {
   if (fs::file_size(other) != fs::file_size(shard)) check_recovers("damaged");
 
   fs::remove(shard);
-  Run run(dir.path / "data");
+  LoaderRun run(dir.path / "data");
   CHECK(run.features(folder).equal(features));
   CHECK(run.backbone.crops_seen == 64);
 }
 
 TEST_CASE("a killed run leaves a usable cache", "[feature cache]") {
   const TempDir dir;
-  Run::make_pictures(dir.path / "data");
+  LoaderRun::make_pictures(dir.path / "data");
   const fs::path folder = dir.path / "cache";
-  Run run(dir.path / "data");
+  LoaderRun run(dir.path / "data");
   const Tensor expected = run.expected();
   const auto cache = run.cache(folder);
   const Tensor rows = expected.slice(0, 0, 64).contiguous();
@@ -288,25 +288,25 @@ TEST_CASE("a killed run leaves a usable cache", "[feature cache]") {
 
 TEST_CASE("an error while a cache is filled leaves it usable", "[feature cache]") {
   const TempDir dir;
-  Run::make_pictures(dir.path / "data");
+  LoaderRun::make_pictures(dir.path / "data");
   const fs::path folder = dir.path / "cache", picture = dir.path / "data" / "picture120.png";
   const std::string whole = content_of(picture);
   // In a crop of the second shard; and what is hashed is what is decoded.
   write_content(picture, whole.substr(0, whole.size() / 2));
-  Run run(dir.path / "data");
+  LoaderRun run(dir.path / "data");
   CHECK_ERROR(run.features(folder), "picture120.png: expected an intact PNG");
   CHECK(shards_in(folder).size() == 1);
   write_content(picture, whole);
-  Run again(dir.path / "data");
+  LoaderRun again(dir.path / "data");
   CHECK(again.features(folder).equal(again.expected()));
   CHECK(again.backbone.crops_seen == 150 - 64);
 }
 
 TEST_CASE("two runs share a cache at the same time", "[feature cache]") {
   const TempDir dir;
-  Run::make_pictures(dir.path / "data");
+  LoaderRun::make_pictures(dir.path / "data");
   const fs::path folder = dir.path / "cache";
-  Run a(dir.path / "data"), b(dir.path / "data");
+  LoaderRun a(dir.path / "data"), b(dir.path / "data");
   Tensor of_a, of_b;
   std::thread other([&] { of_a = a.features(folder); });
   of_b = b.features(folder);
@@ -321,7 +321,7 @@ TEST_CASE("two runs share a cache at the same time", "[feature cache]") {
   auto lock = std::make_unique<FileLock>(locked / ".lock");
   REQUIRE_FALSE(lock->busy());
   std::atomic<bool> done{false};
-  Run late(dir.path / "data");
+  LoaderRun late(dir.path / "data");
   std::thread waiting([&] {
     late.features(folder);
     done = true;
@@ -336,8 +336,8 @@ TEST_CASE("two runs share a cache at the same time", "[feature cache]") {
 
 TEST_CASE("a cache that cannot be written says so before any work", "[feature cache]") {
   const TempDir dir;
-  Run::make_pictures(dir.path / "data");
-  Run run(dir.path / "data");
+  LoaderRun::make_pictures(dir.path / "data");
+  LoaderRun run(dir.path / "data");
   SECTION("the disk is too small") {
     const int64_t channels = int64_t{1} << 40;
     const auto cache = run.cache(dir.path / "cache", channels);
@@ -375,7 +375,7 @@ TEST_CASE("a cache that cannot be written says so before any work", "[feature ca
     CHECK_ERROR(cache->features(0), "shard 0 is not open");
   }
   SECTION("features that float16 does not hold") {
-    Run large(dir.path / "data", 1e6);
+    LoaderRun large(dir.path / "data", 1e6);
     large.dtype = torch::kFloat16;
     CHECK_ERROR(large.features(dir.path / "cache"), "more than float16 holds, 65504: use --feature-dtype float32");
   }
@@ -383,9 +383,9 @@ TEST_CASE("a cache that cannot be written says so before any work", "[feature ca
 
 TEST_CASE("batches have the same bits from memory, from the cache and for any number of workers", "[feature loader]") {
   const TempDir dir;
-  Run::make_pictures(dir.path / "data");
+  LoaderRun::make_pictures(dir.path / "data");
   const auto batches = [&](torch::ScalarType dtype, int64_t max_bytes, bool cached, int workers) {
-    Run run(dir.path / "data", 1.0 / 3);
+    LoaderRun run(dir.path / "data", 1.0 / 3);
     run.dtype = dtype;
     run.max_bytes = max_bytes;
     run.workers = workers;
@@ -398,7 +398,7 @@ TEST_CASE("batches have the same bits from memory, from the cache and for any nu
     return torch::stack(all);
   };
   for (const auto dtype : {torch::kFloat32, torch::kFloat16}) {
-    Run run(dir.path / "data", 1.0 / 3);
+    LoaderRun run(dir.path / "data", 1.0 / 3);
     std::vector<Tensor> expected;
     for (int64_t i = 0; i < 12; ++i) {
       expected.push_back(run.expected()
@@ -419,8 +419,8 @@ TEST_CASE("batches have the same bits from memory, from the cache and for any nu
 
 TEST_CASE("only what is needed is computed", "[feature loader]") {
   const TempDir dir;
-  Run::make_pictures(dir.path / "data");
-  Run run(dir.path / "data");
+  LoaderRun::make_pictures(dir.path / "data");
+  LoaderRun run(dir.path / "data");
   run.max_bytes = 1 << 20;
   std::ostringstream err;
   FeatureLoader loader(
@@ -437,10 +437,10 @@ TEST_CASE("only what is needed is computed", "[feature loader]") {
 
 TEST_CASE("errors in a worker name the file", "[feature loader]") {
   const TempDir dir;
-  Run::make_pictures(dir.path / "data");
+  LoaderRun::make_pictures(dir.path / "data");
   write_content(dir.path / "data" / "picture107.png", "GIF89a......");
   for (const int64_t max_bytes : {0, 1 << 20}) {
-    Run run(dir.path / "data");
+    LoaderRun run(dir.path / "data");
     run.max_bytes = max_bytes;
     run.workers = 3;
     std::ostringstream err;
