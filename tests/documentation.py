@@ -106,6 +106,8 @@ def unknown_commands(source, program):
                 yield f"{page}:{line}: there is no command 'smooseg {words[1]}'"
                 continue
             for word in words[2:]:
+                if word == "--":  # of sweep: what follows are options of train
+                    said = help_of("train")
                 option = word.split("=")[0]
                 if re.match(r"--?[a-z]", option) and not re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", said):
                     yield f"{page}:{line}: 'smooseg {words[1]}' has no option {option}"

@@ -105,8 +105,8 @@ class ThresholdController {
     const torch::NoGradGuard no_grad;
     if (!first) settle();
     measured_.start(measure(features, assignments, pairing));
-    if (first) {
-      settle();
+    if (first) {  // whatever the assignments are, which a new model draws at random
+      measurement_ = read();
       thresholds_ = options.start().value_or(wanted());
     }
     return thresholds_;
