@@ -6,7 +6,8 @@
 # SMOOSEG_LIBTORCH and SMOOSEG_COMPILER (see setup.sh) and SMOOSEG_SANITIZE=ON choose the variant, that of a preset in
 # CMakePresets.json where there is one. SMOOSEG_WARNINGS_AS_ERRORS=ON stops at a warning.
 # SMOOSEG_OPTIMISATION=-O1 replaces -O3. SMOOSEG_UNITY_BUILD=ON compiles several files at a time: half the work for
-# all, more for one. SMOOSEG_TEST_HEADERS=OFF: not each header alone.
+# all, more for one. SMOOSEG_TEST_BRIEFLY=ON leaves out tests that do not depend on LibTorch's
+# release.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . cmake/setup.sh
@@ -23,6 +24,6 @@ cmake --preset "$SMOOSEG_PRESET" -B "$SMOOSEG_BUILD_DIR" ${SMOOSEG_COMPILER:+-D 
   -D SMOOSEG_LIBTORCH="$SMOOSEG_LIBTORCH" -D SMOOSEG_VENV="$SMOOSEG_VENV" \
   -D SMOOSEG_WARNINGS_AS_ERRORS="${SMOOSEG_WARNINGS_AS_ERRORS:-OFF}" \
   ${SMOOSEG_OPTIMISATION:+-D "CMAKE_CXX_FLAGS_RELEASE=$SMOOSEG_OPTIMISATION -DNDEBUG"} \
-  -D SMOOSEG_TEST_HEADERS="${SMOOSEG_TEST_HEADERS:-ON}" \
+  -D SMOOSEG_TEST_BRIEFLY="${SMOOSEG_TEST_BRIEFLY:-OFF}" \
   -D CMAKE_UNITY_BUILD="${SMOOSEG_UNITY_BUILD:-OFF}" -D CMAKE_UNITY_BUILD_BATCH_SIZE=9
 cmake --build "$SMOOSEG_BUILD_DIR" --parallel "$jobs" --target "${@:-all}"
