@@ -23,7 +23,6 @@
 #include "settings/backbone_files.hpp"
 #include "settings/baselines.hpp"
 #include "settings/protocol.hpp"
-#include "smooseg/detail/parallel.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "support/disk.hpp"
 #include "support/file_lock.hpp"
@@ -293,7 +292,11 @@ class Comparison {
   void learn(const std::string& base, uint64_t seed, const fs::path& file) {
     Frozen& frozen = frozen_of(seed);
     const BaselineSource source{frozen.model.settings, *frozen.backbone, frozen.features, device_, console_.err};
-    const auto labels = [&](const std::vector<int64_t>& crops) { return labels_of(frozen.features.crops(), crops); };
+    // Features of files have no pixels: their label maps are as large as when they are scored.
+    const auto labels = [&,
+                         side = files_ ? s_.score.resolution : s_.model.resolution](const std::vector<int64_t>& crops) {
+      return frozen.features.crops().labels(crops, side, workers_);
+    };
     SegmenterHead head;
     naming_all_bad(training_, check_of(frozen.features.crops()), workers_, [&] {
       head = base == "kmeans"  ? kmeans_head(source)
@@ -322,20 +325,6 @@ class Comparison {
     model.data = features.data_hash();
     auto backbone = in_precision(s_.runtime, model.segmenter->backbone, device_, s_.model.resolution, console_.err);
     return frozen_.emplace(Frozen{std::move(model), std::move(backbone), std::move(features)});
-  }
-
-  /// The label maps of training crops, (B,H,W). Features of files have no pixels: theirs are as large as when they are
-  /// scored.
-  Tensor labels_of(const Crops& all, const std::vector<int64_t>& crops) const {
-    std::vector<Tensor> maps(crops.size());
-    smooseg::detail::parallel_for(static_cast<int64_t>(crops.size()), workers_, [&](int64_t i) {
-      const int64_t crop = crops[static_cast<std::size_t>(i)];
-      Transform transform{files_ ? s_.score.resolution : s_.model.resolution, /*square=*/true};
-      if (all.per_picture() > 1) transform.five_crop = crop % Transform::kFive;
-      const Sample& sample = training_.samples.at(static_cast<std::size_t>(all.picture_of(crop)));
-      maps[static_cast<std::size_t>(i)] = *load_sample(sample, training_.classes, transform).label;
-    });
-    return torch::stack(maps);
   }
 
   SampleCheck test_check() const { return check_of(test_, {s_.score.resolution, /*square=*/true}); }

@@ -1,10 +1,5 @@
-// `smooseg train`: from a folder of pictures to a model, by Algorithm 1 of the paper.
-//
-// The seed and the step's number alone decide every random draw of a step, so that a run that was stopped and resumed
-// ends with the very weights of one that never was.
+// `smooseg train`: from a folder of pictures to a model, by Algorithm 1 of the paper (model/learner.hpp).
 
-#include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Context.h>
 #include <torch/cuda.h>
 
 #include <cmath>
@@ -18,17 +13,13 @@
 #include "data/bad_files.hpp"
 #include "features/precision.hpp"
 #include "features/training_features.hpp"
-#include "model/ablation.hpp"
 #include "model/assignments.hpp"
+#include "model/learner.hpp"
 #include "model/model.hpp"
-#include "model/optimizer.hpp"
 #include "model/score.hpp"
 #include "report/live.hpp"
 #include "settings/backbone_files.hpp"
 #include "smooseg/io/atomic_file.hpp"
-#include "smooseg/loss.hpp"
-#include "smooseg/position_free.hpp"
-#include "smooseg/thresholds.hpp"
 #include "support/disk.hpp"
 #include "support/event_file.hpp"
 #include "support/file_lock.hpp"
@@ -102,30 +93,6 @@ std::string thresholds_text(const Thresholds& t) {
   return text.str();
 }
 
-// The controller's part of a checkpoint.
-const std::string kThresholdsPrefix = "thresholds.";
-
-io::TensorMap with_prefix(const io::TensorMap& tensors, const std::string& prefix) {
-  io::TensorMap result;
-  for (const auto& [name, tensor] : tensors) result[prefix + name] = tensor;
-  return result;
-}
-
-io::TensorMap without_prefix(const io::TensorMap& tensors, const std::string& prefix) {
-  io::TensorMap result;
-  for (const auto& [name, tensor] : tensors) {
-    if (name.rfind(prefix, 0) == 0) result[name.substr(prefix.size())] = tensor;
-  }
-  return result;
-}
-
-/// A generator of a device's random draws that is not LibTorch's own.
-at::Generator make_generator(torch::Device device) {
-  // Not a clone of the default one on the CPU too: LibTorch 1.13 never frees it.
-  if (device.is_cpu()) return at::make_generator<at::CPUGeneratorImpl>();
-  return at::globalContext().defaultGenerator(device).clone();
-}
-
 class Training {
  public:
   Training(const TrainSettings& settings, const Console& console)
@@ -133,8 +100,6 @@ class Training {
         console_(console),
         device_(start(s_.runtime, console.err)),
         workers_(worker_count(s_.features, s_.runtime)),
-        masks_(make_generator(device_)),
-        pairs_(device_.is_cpu() ? masks_ : make_generator(torch::kCPU)),
         last_(fs::path(s_.out) / "last.safetensors"),
         best_(fs::path(s_.out) / "best.safetensors") {
     if (s_.profile) {
@@ -164,14 +129,16 @@ class Training {
     naming_all_bad(dataset, check_of(features.crops()), workers_, [&] {
       resumes_ ? resume(features) : begin(classes, features);
       console_.err << "thresholds: "
-                   << (controller_ ? "chosen while training, by the features and the number of classes"
-                                   : thresholds_text({*s_.model.within_threshold, *s_.model.across_threshold}))
+                   << (learner_->controller() ? "chosen while training, by the features and the number of classes"
+                                              : thresholds_text(learner_->thresholds()))
                    << std::endl;
       const int64_t first = model_.step;
       learn(features);
       if (profiler_) report_profile(model_.step - first);
     });
-    if (controller_) console_.err << "thresholds chosen: " << thresholds_text(controller_->thresholds()) << std::endl;
+    if (learner_->controller()) {
+      console_.err << "thresholds chosen: " << thresholds_text(learner_->thresholds()) << std::endl;
+    }
     console_.out << "model: " << best_.string() << std::endl;
   }
 
@@ -229,17 +196,8 @@ class Training {
     model_.segmenter->to(device_);
     features.prepare(*model_.segmenter->backbone, s_.weights, console_.err);
     model_.data = features.data_hash();
-    prepare_ablation(*model_.segmenter, s_.model.without);
     model_.position_basis = features.position_basis(*model_.segmenter->backbone);
-    optimizer_.emplace(*model_.segmenter, s_.model);
-    open_controller();
-  }
-
-  /// Where the thresholds are to be chosen by the data.
-  void open_controller() {
-    if (s_.model.within_threshold) return;
-    controller_.emplace(ThresholdControllerOptions(s_.model.classes),
-                        at::make_generator<at::CPUGeneratorImpl>(mix_seed(s_.model.seed, SeedPurpose::kThresholds)));
+    learner_.emplace(model_);
   }
 
   /// Goes on from the checkpoint. With other settings or pictures than it began with, the run's end would be neither's.
@@ -257,11 +215,8 @@ class Training {
     TORCH_CHECK(s_.iterations >= loaded.model.step, name, ": has ", loaded.model.step,
                 " steps already, more than --iterations ", s_.iterations);
     model_ = std::move(loaded.model);
-    prepare_ablation(*model_.segmenter, s_.model.without);
-    optimizer_.emplace(*model_.segmenter, s_.model);
-    optimizer_->load_state(loaded.extra, name);
-    open_controller();
-    if (controller_) controller_->load_state(without_prefix(loaded.extra, kThresholdsPrefix));
+    learner_.emplace(model_);
+    learner_->load_state(loaded.extra, name);
     last_saved_ = model_.step;
     console_.err << "going on from step " << model_.step << std::endl;
   }
@@ -274,7 +229,6 @@ class Training {
       return batch_indices(first + i, s_.model.batch, features.crops().count(), s_.model.seed);
     };
     FeatureLoader loader = features.loader(*backbone, s_.iterations - model_.step, batch, console_.err);
-    EnergyLoss energy(energy_options(s_.model));
     Log log(fs::path(s_.out) / "log.jsonl", model_.step);
     Progress progress(console_.err, model_.step, s_.iterations);
     if (!resumes_) {  // what may be there is of a run that is overwritten
@@ -285,12 +239,12 @@ class Training {
     if (s_.report) page_.emplace(s_.out);
     const StopSignal stop;
     while (model_.step < s_.iterations) {
-      const auto [e, teacher] = step(loader.next(), energy);
-      ++model_.step;
+      const auto [e, teacher] = learner_->step(loader.next());
+      if (!std::isfinite(e.total.item<double>())) stop_at(model_.step, "the loss (" + energy_text(e) + ")");
       const int signal = stop.received();
       const auto is_due = [&](int64_t every) { return model_.step % every == 0 || model_.step == s_.iterations; };
       if (is_due(s_.log_every)) {
-        note(log, log_line(e, teacher, energy->options.smoothness(), progress.seconds()));
+        note(log, log_line(e, teacher, progress.seconds()));
         progress.show(model_.step, energy_text(e));
       }
       const bool validates = validation_ && is_due(s_.validate_every);
@@ -325,56 +279,9 @@ class Training {
     events_->write(line.at("step").get<int64_t>(), values);
   }
 
-  struct Step {
-    EnergyTerms energy;
-    Tensor teacher;  // its logits
-  };
-
-  /// A step of Algorithm 1.
-  Step step(const Tensor& features, EnergyLoss<>& energy) {
-    Projector& projector = model_.segmenter->projector;
-    PrototypePredictor& predictor = model_.segmenter->predictor;
-    const uint64_t seed = mix_seed(s_.model.seed, SeedPurpose::kStep, static_cast<uint64_t>(model_.step));
-    masks_.set_current_seed(seed);
-    pairs_.set_current_seed(seed);
-
-    projector->train();
-    const ProjectorOutput projected = timed("projector", [&] { return projector(features, masks_); });
-    const Tensor pairing = functional::random_pairing(features.size(0), pairs_);
-    const bool one_set = s_.model.without == "data";  // of prototypes, the teacher's: they learn themselves
-    const PrototypeLogits logits = timed(
-        "predictor", [&] { return one_set ? one_set_logits(predictor, projected.code) : predictor(projected.code); });
-    if (controller_) {
-      timed("thresholds",
-            [&] { energy->set_thresholds(controller_->update(compared(features), logits.teacher, pairing)); });
-    }
-    EnergyTerms e = timed("loss", [&] { return energy(compared(projected.features), logits, pairing); });
-    e.total = objective(e, s_.model.without);
-    if (!std::isfinite(e.total.item<double>())) stop_at(model_.step + 1, "the loss (" + energy_text(e) + ")");
-    optimizer_->zero_grad();
-    timed("backward", [&] { e.total.backward(); });
-    timed("optimiser", [&] {
-      if (one_set) {
-        optimizer_->step();
-        EmaUpdater(0).update(predictor->teacher, predictor->student);
-        return;
-      }
-      if (s_.model.teacher_update == "before") predictor->update_teacher();
-      optimizer_->step();
-      if (s_.model.teacher_update == "after") predictor->update_teacher();
-    });
-    return {e, logits.teacher.detach()};
-  }
-
-  /// What closeness is computed from. As `PositionFree` within the energy, but normalised on the way.
-  Tensor compared(const Tensor& features) const {
-    const Tensor& basis = model_.position_basis;
-    return basis.defined() ? functional::without_directions(features, basis) : features;
-  }
-
-  nlohmann::json log_line(const EnergyTerms& e, const Tensor& teacher, const SmoothnessOptions& smoothness,
-                          double seconds) const {
+  nlohmann::json log_line(const EnergyTerms& e, const Tensor& teacher, double seconds) const {
     const auto value = [](const Tensor& t) { return t.item<double>(); };
+    const Thresholds thresholds = learner_->thresholds();
     nlohmann::json line = assignment_statistics(teacher, s_.model.temperature);
     line.update({{"step", model_.step},
                  {"total", value(e.total)},
@@ -383,13 +290,13 @@ class Training {
                  {"data", value(e.data)},
                  {"within_penalty_mean", value(e.within_penalty_mean)},
                  {"across_penalty_mean", value(e.across_penalty_mean)},
-                 {"within_threshold", smoothness.within_threshold()},
-                 {"across_threshold", smoothness.across_threshold()},
+                 {"within_threshold", thresholds.within},
+                 {"across_threshold", thresholds.across},
                  {"projector_rate", s_.model.projector_rate},
                  {"predictor_rate", s_.model.predictor_rate},
                  {"seconds", seconds}});
-    if (controller_) {  // why these thresholds
-      const ThresholdMeasurement& m = controller_->measurement();
+    if (const auto* const controller = learner_->controller()) {  // why these thresholds
+      const ThresholdMeasurement& m = controller->measurement();
       line.update({{"cluster_share", m.cluster_share},
                    {"assigned_share", m.assigned_share},
                    {"joined_across", m.joined_across},
@@ -407,11 +314,7 @@ class Training {
     for (const auto& item : model_.segmenter->named_parameters()) {
       if (!item.value().isfinite().all().item<bool>()) stop_at(model_.step, item.key());
     }
-    timed("save", [&] {
-      io::TensorMap state = optimizer_->state();
-      if (controller_) state.merge(with_prefix(controller_->state(), kThresholdsPrefix));
-      save_model(last_, model_, state);
-    });
+    timed("save", [&] { save_model(last_, model_, learner_->state()); });
     last_saved_ = model_.step;
   }
 
@@ -444,16 +347,14 @@ class Training {
   Console console_;
   torch::Device device_;
   int workers_;
-  at::Generator masks_, pairs_;  // drawn from the projector's dropout and for pairs of images; one on the CPU
-  fs::path last_, best_;         // the checkpoint and the model
+  fs::path last_, best_;  // the checkpoint and the model
   bool resumes_ = false;
   std::optional<FileLock> lock_;  // of the output folder
   std::optional<Dataset> validation_;
   std::optional<FeatureFiles> files_;  // in the place of a network
   std::optional<Profiler> profiler_;
   Model model_;
-  std::optional<Optimizer> optimizer_;
-  std::optional<ThresholdController> controller_;
+  std::optional<Learner> learner_;
   std::optional<LivePage> page_;
   std::optional<EventFile> events_;
   int64_t last_saved_ = -1;

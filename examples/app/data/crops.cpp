@@ -78,6 +78,18 @@ Tensor Crops::images(const std::vector<int64_t>& crops, const Normalization& wit
   return images;
 }
 
+Tensor Crops::labels(const std::vector<int64_t>& crops, int64_t side, int threads) const {
+  std::vector<Tensor> maps(crops.size());
+  smooseg::detail::parallel_for(static_cast<int64_t>(crops.size()), threads, [&](int64_t i) {
+    const int64_t crop = crops[static_cast<std::size_t>(i)];
+    Transform transform{side, /*square=*/true};
+    if (five_) transform.five_crop = crop % Transform::kFive;
+    const Sample& sample = dataset_.samples.at(static_cast<std::size_t>(picture_of(crop)));
+    maps[static_cast<std::size_t>(i)] = *load_sample(sample, dataset_.classes, transform).label;
+  });
+  return torch::stack(maps);
+}
+
 std::vector<Hash> Crops::picture_hashes(int threads) const {
   std::vector<Hash> hashes(dataset_.samples.size());
   smooseg::detail::parallel_for(static_cast<int64_t>(hashes.size()), threads, [&](int64_t i) {

@@ -45,6 +45,12 @@ class Crops {
   ///   has no such crop.
   Tensor images(const std::vector<int64_t>& crops, const Normalization& with) const;
 
+  /// The label maps of crops of labelled pictures.
+  /// @param side their side in pixels; of pictures the resolution suits, features have no pixels of their own.
+  /// @return (B,side,side) int64, -1 where ignored.
+  /// @throws std::runtime_error as `load_sample`.
+  Tensor labels(const std::vector<int64_t>& crops, int64_t side, int threads) const;
+
   /// The contents of each picture's file, or of its features, all of which are read and checked for it.
   /// @throws std::runtime_error naming a file that cannot be read.
   std::vector<Hash> picture_hashes(int threads) const;

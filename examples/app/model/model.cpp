@@ -98,19 +98,23 @@ std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings,
   return backbone;
 }
 
+Segmenter make_segmenter(std::shared_ptr<backbone::Backbone> backbone, const ModelSettings& settings,
+                         const SegmenterOptions& options) {
+  const int64_t channels = backbone->channels();
+  const SegmenterOptions fitting = with_tiles_of(*backbone, options);
+  return Segmenter(
+      std::move(backbone), Projector(ProjectorOptions(channels, settings.embed_dim).dropout(settings.dropout)),
+      PrototypePredictor(PrototypePredictorOptions(settings.classes, settings.embed_dim).momentum(settings.momentum)),
+      fitting);
+}
+
 Model make_model(const ModelSettings& settings, const ClassTable& classes, const SegmenterOptions& options,
                  const BackboneSource& source) {
-  auto backbone = make_backbone(settings, source);
-  const int64_t channels = backbone->channels();
   Model model;
   model.settings = settings;
   model.classes = classes;
   if (settings.backbone == kExportedBackbone) model.module = sha256_of(source.module);
-  const SegmenterOptions fitting = with_tiles_of(*backbone, options);
-  model.segmenter = Segmenter(
-      std::move(backbone), Projector(ProjectorOptions(channels, settings.embed_dim).dropout(settings.dropout)),
-      PrototypePredictor(PrototypePredictorOptions(settings.classes, settings.embed_dim).momentum(settings.momentum)),
-      fitting);
+  model.segmenter = make_segmenter(make_backbone(settings, source), settings, options);
   return model;
 }
 

@@ -37,6 +37,10 @@ struct BackboneSource {
 /// A frozen backbone in evaluation mode, without weights yet, but for an exported module, which is whole.
 std::shared_ptr<backbone::Backbone> make_backbone(const ModelSettings& settings, const BackboneSource& source = {});
 
+/// A backbone with a new projector and new prototypes, on the CPU. Draws them from LibTorch's default generator.
+Segmenter make_segmenter(std::shared_ptr<backbone::Backbone> backbone, const ModelSettings& settings,
+                         const SegmenterOptions& options = {});
+
 /// A new model; the backbone has no weights yet. Draws its parameters from LibTorch's default generator.
 Model make_model(const ModelSettings& settings, const ClassTable& classes, const SegmenterOptions& options = {},
                  const BackboneSource& source = {});

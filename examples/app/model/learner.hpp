@@ -1,0 +1,57 @@
+#pragma once
+
+// Algorithm 1 of the paper: what a step of training does to a model.
+
+#include <torch/types.h>
+
+#include <optional>
+#include <string>
+
+#include "model/model.hpp"
+#include "model/optimizer.hpp"
+#include "smooseg/loss.hpp"
+#include "smooseg/thresholds.hpp"
+
+namespace smooseg::app {
+
+/// Teaches a model's projector and prototypes, a batch of features at a time. The seed and the step's number alone decide
+/// every random draw of a step, so that a run that was stopped and resumed ends with the very weights of one that never
+/// was.
+class Learner {
+ public:
+  /// @param model on its device, its backbone ready; must outlive the learner.
+  explicit Learner(Model& model);
+
+  /// What a step computed, before it changed the model.
+  struct Step {
+    EnergyTerms energy;
+    Tensor teacher;  ///< (B,K,h,w), its logits
+  };
+
+  /// A step of Algorithm 1; counts it in the model.
+  /// @param features (B,C,h,w), the backbone's, on the model's device.
+  Step step(const Tensor& features);
+
+  /// The thresholds of the step before, or those that the first will have.
+  Thresholds thresholds() const;
+
+  /// What chooses the thresholds; null where the settings tell them.
+  const ThresholdController* controller() const { return controller_ ? &*controller_ : nullptr; }
+
+  /// What a checkpoint holds beside the model, under names that begin with "optimizer." and "thresholds.".
+  io::TensorMap state();
+
+  /// @throws c10::Error naming `source` where something is missing or of another shape.
+  void load_state(const io::TensorMap& tensors, const std::string& source);
+
+ private:
+  Tensor compared(const Tensor& features) const;
+
+  Model& model_;
+  at::Generator masks_, pairs_;  // drawn from the projector's dropout and for pairs of images; one on the CPU
+  EnergyLoss<> energy_;
+  Optimizer optimizer_;
+  std::optional<ThresholdController> controller_;
+};
+
+}  // namespace smooseg::app
