@@ -105,8 +105,8 @@ int run(const std::vector<std::string>& arguments, std::ostream& out, std::ostre
   program.set_version_flag("--version", SMOOSEG_VERSION);
   program.require_subcommand(1);
   const std::vector<Command> commands{train_command(),   evaluate_command(), compare_command(), sweep_command(),
-                                      segment_command(), prepare_command(),  weights_command(), convert_command(),
-                                      report_command(),  plot_command(),     doctor_command()};
+                                      tune_command(),    segment_command(),  prepare_command(), weights_command(),
+                                      convert_command(), report_command(),   plot_command(),    doctor_command()};
   std::string config;
   for (const Command& command : commands) {
     CLI::App* sub = program.add_subcommand(command.name, command.description);

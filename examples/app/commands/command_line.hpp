@@ -47,6 +47,7 @@ Command weights_command();
 Command convert_command();
 Command report_command();
 Command sweep_command();
+Command tune_command();
 Command plot_command();
 Command doctor_command();
 

@@ -25,38 +25,23 @@ double seconds_of(backbone::Backbone& backbone, const Tensor& image, Tensor& fea
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-ClosenessStatistics statistics_of(const std::vector<Tensor>& parts) {
-  const Tensor sorted = std::get<0>(torch::cat(parts).to(torch::kFloat64).sort());
+ClosenessStatistics statistics_of(const Tensor& sorted) {
   ClosenessStatistics result;
   result.mean = sorted.mean().item<double>();
   result.deviation = sorted.std(/*unbiased=*/false).item<double>();
-  const auto last = static_cast<double>(sorted.numel() - 1);
   for (std::size_t i = 0; i < result.quantiles.size(); ++i) {
-    result.quantiles[i] = sorted[std::llround(ClosenessStatistics::kQuantiles[i] * last)].item<double>();
+    result.quantiles[i] = ClosenessSamples::quantile(sorted, ClosenessStatistics::kQuantiles[i]);
   }
   return result;
 }
 
 void compare(const Tensor& features, Examination& result) {
-  const int64_t pictures = features.size(0), patches = features.size(2) * features.size(3);
-  const int64_t step = (patches + kPatches - 1) / kPatches;
-  const Tensor chosen = features.flatten(2).slice(2, 0, patches, step).contiguous();
-  const int64_t n = chosen.size(2);
-  const ClosenessOptions plain = ClosenessOptions().centering(Centering::kNone);
-  const Tensor others = torch::eye(n, torch::kBool).logical_not();
-  std::vector<Tensor> within, across, same_place;
-  for (int64_t i = 0; i < pictures; ++i) {
-    const Tensor own = chosen.narrow(0, i, 1), other = chosen.narrow(0, (i + 1) % pictures, 1);
-    within.push_back(functional::closeness(own, own, plain)[0].masked_select(others));
-    const Tensor pairs = functional::closeness(own, other, plain)[0];
-    across.push_back(pairs.masked_select(others));
-    same_place.push_back(pairs.diagonal().contiguous());
+  const ClosenessSamples samples = closeness_samples(features);
+  if (samples.within.numel() > 0) {
+    result.within = statistics_of(samples.within);
+    result.across = statistics_of(samples.across);
   }
-  if (n > 1) {
-    result.within = statistics_of(within);
-    result.across = statistics_of(across);
-  }
-  result.same_place = statistics_of(same_place);
+  result.same_place = statistics_of(samples.same_place);
 }
 
 void judge(Examination& e) {
@@ -85,6 +70,31 @@ void judge(Examination& e) {
 }
 
 }  // namespace
+
+double ClosenessSamples::quantile(const Tensor& sorted, double share) {
+  return sorted[std::llround(share * static_cast<double>(sorted.numel() - 1))].item<double>();
+}
+
+ClosenessSamples closeness_samples(const Tensor& features) {
+  const int64_t pictures = features.size(0), patches = features.size(2) * features.size(3);
+  const int64_t step = (patches + kPatches - 1) / kPatches;
+  const Tensor chosen = features.flatten(2).slice(2, 0, patches, step).contiguous();
+  const int64_t n = chosen.size(2);
+  const ClosenessOptions plain = ClosenessOptions().centering(Centering::kNone);
+  const Tensor others = torch::eye(n, chosen.options().dtype(torch::kBool)).logical_not();
+  std::vector<Tensor> within, across, same_place;
+  for (int64_t i = 0; i < pictures; ++i) {
+    const Tensor own = chosen.narrow(0, i, 1), other = chosen.narrow(0, (i + 1) % pictures, 1);
+    within.push_back(functional::closeness(own, own, plain)[0].masked_select(others));
+    const Tensor pairs = functional::closeness(own, other, plain)[0];
+    across.push_back(pairs.masked_select(others));
+    same_place.push_back(pairs.diagonal().contiguous());
+  }
+  const auto sorted = [](const std::vector<Tensor>& parts) {
+    return std::get<0>(torch::cat(parts).to(torch::kCPU, torch::kFloat64).sort());
+  };
+  return {sorted(within), sorted(across), sorted(same_place)};
+}
 
 Examination examine(backbone::Backbone& backbone, const Tensor& images) {
   constexpr int kRuns = 3;

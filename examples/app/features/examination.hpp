@@ -22,6 +22,18 @@ struct ClosenessStatistics {
   std::array<double, 7> quantiles{};  ///< at `kQuantiles`
 };
 
+/// Closeness of pairs of patches, in ascending order: of one picture; of two, at two places; of two, at the same place.
+struct ClosenessSamples {
+  Tensor within, across, same_place;  ///< (n) float64, on the CPU; the first two are empty for single patches
+
+  /// The value that a share of `sorted` lies below, 0 <= share <= 1.
+  static double quantile(const Tensor& sorted, double share);
+};
+
+/// Of up to 512 patches of each picture, evenly spaced, each picture with the next.
+/// @param features (B,C,h,w), floating, B > 1.
+ClosenessSamples closeness_samples(const Tensor& features);
+
 struct Examination {
   std::vector<int64_t> shape;             ///< (C,h,w) of a picture's features
   double lowest = 0, highest = 0;         ///< of all values

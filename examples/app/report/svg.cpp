@@ -264,7 +264,7 @@ Drawing draw(const Histogram& plot) {
   for (int tenth = 0; tenth <= 10; tenth += 2) {
     const double x = box.left + box.width * tenth / 10;
     canvas.line(x, box.bottom(), x, box.bottom() + 5, of_grid());
-    canvas.text(x, box.bottom() + 19, html::number(tenth / 10.0), soft(kMiddle));
+    canvas.text(x, box.bottom() + 19, html::number(plot.low + (plot.high - plot.low) * tenth / 10), soft(kMiddle));
   }
   std::vector<Entry> entries;
   for (std::size_t s = 0; s < plot.steps.size(); ++s) {
@@ -279,6 +279,14 @@ Drawing draw(const Histogram& plot) {
     canvas.out() << "<path d=\"" << path.str() << "\" " << fill_of(s) << " fill-opacity=\".25\"/>\n<path d=\""
                  << path.str() << "\" fill=\"none\" " << stroke_of(s) << "/>\n";
     if (plot.steps.size() > 1) entries.push_back({plot.steps[s].name, fill_of(s)});
+  }
+  for (std::size_t m = 0; m < plot.marks.size(); ++m) {
+    const auto& mark = plot.marks[m];
+    const double share = (mark.at - plot.low) / (plot.high - plot.low);
+    if (!(share >= 0 && share <= 1)) continue;
+    const double x = box.left + box.width * share, top = box.top + 16 * static_cast<double>(m + 1);
+    canvas.line(x, top - 8, x, box.bottom(), stroke_of(mark.steps) + " stroke-dasharray=\"5 4\"");
+    canvas.text(x + 5, top, mark.name);
   }
   canvas.text(box.left + box.width / 2, box.bottom() + 42, plot.x_label, soft(kMiddle));
   double y = box.bottom() + 50;

@@ -27,14 +27,22 @@ struct LinePlot {
   std::vector<Line> lines;
 };
 
-/// Shares of bins of equal width from 0 to 1, as steps: several histograms may lie over each other.
+/// Shares of bins of equal width, as steps: several histograms may lie over each other.
 struct Histogram {
   struct Steps {
     std::string name;
     std::vector<double> shares;
   };
+  /// A vertical line with a name, in the colour of one of the steps.
+  struct Mark {
+    std::string name;
+    double at;
+    std::size_t steps;
+  };
   std::string title, x_label, y_label;
   std::vector<Steps> steps;
+  double low = 0, high = 1;  ///< where the first bin begins and the last one ends
+  std::vector<Mark> marks = {};
 };
 
 /// A number for each pair of a row and a column, NaN where there is none.
