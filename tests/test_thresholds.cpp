@@ -1,11 +1,17 @@
-// Thresholds chosen by the features and the assignments.
+// Settings without labels: thresholds, the number of classes, and prototypes that nothing is nearest to.
 
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <cmath>
+#include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "catch.hpp"
+#include "smooseg/class_count.hpp"
 #include "smooseg/loss.hpp"
+#include "smooseg/prototype_restarts.hpp"
 #include "smooseg/thresholds.hpp"
 #include "support.hpp"
 
@@ -29,10 +35,11 @@ struct Scene {
   }
 };
 
-/// Mean closeness across pairs of one label, and within images of different labels, pair by pair.
+/// Mean closeness across pairs of one label; and within images a quarter of the way from the mean of pairs of different
+/// labels to that of pairs of one. Pair by pair.
 Thresholds textbook(const Scene& s) {
   const Tensor flat = s.features.flatten(2), x = flat / flat.norm(2, {1}, /*keepdim=*/true);
-  double joined = 0, cut = 0;
+  double joined = 0, cut = 0, joined_within = 0;
   int64_t joined_pairs = 0, cut_pairs = 0;
   for (int64_t i = 0; i < kBatch; ++i) {
     const int64_t j = s.pairing[i].item<int64_t>();
@@ -43,8 +50,11 @@ Thresholds textbook(const Scene& s) {
     joined_pairs += same.sum().item<int64_t>();
     cut += within.masked_select(other).sum().item<double>();
     cut_pairs += other.sum().item<int64_t>();
+    joined_within += within.masked_select(other.logical_not()).sum().item<double>();
   }
-  return {cut / static_cast<double>(cut_pairs), joined / static_cast<double>(joined_pairs)};
+  const double different = cut / static_cast<double>(cut_pairs);
+  const double one = joined_within / static_cast<double>(kBatch * kPatches * kPatches - cut_pairs);
+  return {different + (one - different) / 4, joined / static_cast<double>(joined_pairs)};
 }
 
 ThresholdController controller(const ThresholdControllerOptions& options = {kClasses}) {
@@ -143,4 +153,114 @@ TEST_CASE("a controller refuses what does not fit", "[thresholds][bad input]") {
               "expected assignments of 3 classes for the patches of (6, 8, 6, 6), got (6, 2, 6, 6)");
   CHECK_ERROR(chooser.update(s.features, s.assignments, s.pairing.slice(0, 0, 2)),
               "ThresholdController::update: expected pairing of shape (6)");
+}
+
+namespace {
+
+/// Patches in the directions 0, 90 and 225 degrees, the last one once.
+Tensor three_directions() {
+  const Tensor degrees = torch::tensor({0., 0., 90., 90., 0., 90., 0., 225.}) * (M_PI / 180);
+  return torch::stack({degrees.cos(), degrees.sin()}).view({1, 2, 2, 4}).to(torch::kFloat32);
+}
+
+/// Prototypes at 0, 90 and 45 degrees: no patch is nearest to the last one.
+PrototypePredictor one_dead() {
+  PrototypePredictor predictor(3, 2);
+  const torch::NoGradGuard no_grad;
+  predictor->student.copy_(torch::tensor({{2., 0.}, {0., 2.}, {3., 3.}}));
+  predictor->teacher.copy_(predictor->student);
+  return predictor;
+}
+
+}  // namespace
+
+TEST_CASE("a dead prototype is put where no other one is near", "[thresholds]") {
+  torch::manual_seed(0);
+  const Tensor code = three_directions();
+  PrototypePredictor predictor = one_dead();
+  const Tensor before = predictor->student.detach().clone();
+  PrototypeRestarts restarts(PrototypeRestartOptions().interval(3));
+  for (int call = 0; call < 2; ++call) restarts.update(predictor, predictor(code), code);
+  CHECK_FALSE(restarts.dead().defined());
+  CHECK(predictor->student.equal(before));
+  restarts.update(predictor, predictor(code), code);
+  CHECK(restarts.dead().equal(torch::tensor({false, false, true})));
+  CHECK(restarts.restarts().equal(torch::tensor({0, 0, 1})));
+  CHECK(predictor->student.slice(0, 0, 2).equal(before.slice(0, 0, 2)));
+  const Tensor expected = code.flatten(2)[0].select(1, 7) * before.norm(2, {1}).mean();
+  CHECK(predictor->student[2].allclose(expected));
+  CHECK(predictor->teacher.equal(predictor->student));
+
+  for (int call = 0; call < 3; ++call) restarts.update(predictor, predictor(code), code);
+  CHECK_FALSE(restarts.dead().any().item<bool>());
+  CHECK(restarts.restarts().sum().item<int64_t>() == 1);
+}
+
+TEST_CASE("dead prototypes are found without being moved, and noted in a state", "[thresholds]") {
+  const Tensor code = three_directions();
+  PrototypePredictor predictor = one_dead();
+  const Tensor before = predictor->student.detach().clone();
+  PrototypeRestarts whole(PrototypeRestartOptions().interval(10).restart(false)), second(whole.options);
+  for (int call = 0; call < 12; ++call) whole.update(predictor, predictor(code), code);
+  CHECK(whole.dead().equal(torch::tensor({false, false, true})));
+  CHECK_FALSE(whole.restarts().defined());
+  CHECK(predictor->student.equal(before));
+
+  second.load_state(whole.state());
+  CHECK(second.dead().equal(whole.dead()));
+  for (int call = 0; call < 7; ++call) second.update(predictor, predictor(code.neg()), code.neg());
+  CHECK(second.dead().equal(whole.dead()));
+  second.update(predictor, predictor(code.neg()), code.neg());  // the twentieth of all
+  CHECK_FALSE(second.dead().equal(whole.dead()));
+
+  CHECK_ERROR(whole.update(predictor, predictor(code), code.slice(3, 0, 3)), "for the same patches");
+  const std::map<std::string, Tensor> wrong{{"counts", torch::zeros({3})}};
+  CHECK_ERROR(whole.load_state(wrong), "int64");
+  CHECK_ERROR(PrototypeRestarts(PrototypeRestartOptions().interval(0)), "interval");
+  CHECK_ERROR(PrototypeRestarts(PrototypeRestartOptions().least_share(2)), "least_share");
+}
+
+TEST_CASE("what joining classes costs is the energy of their pairs", "[thresholds]") {
+  torch::manual_seed(0);
+  const int64_t kSizes[] = {3, 5, 2};
+  std::vector<Tensor> members;
+  std::vector<Tensor> sums;
+  for (const int64_t size : kSizes) {
+    const Tensor x = torch::randn({size, 4}, torch::kFloat64);
+    members.push_back(x / x.norm(2, {1}, /*keepdim=*/true));
+    sums.push_back(members.back().sum(0));
+  }
+  const auto closeness = [&](std::size_t a, std::size_t b) {
+    return members[a].mm(members[b].t()).mean().item<double>();
+  };
+  double cheapest = INFINITY;
+  for (const auto& [a, b] : {std::pair<std::size_t, std::size_t>(0, 1), {0, 2}, {1, 2}}) {
+    const double threshold = (closeness(a, a) + closeness(b, b)) / 2;
+    const auto n = static_cast<double>(kSizes[a]), m = static_cast<double>(kSizes[b]);
+    cheapest = std::min(cheapest, n * m * (threshold - closeness(a, b)) / (n + m));
+  }
+  const auto costs = functional::joining_costs(torch::stack(sums), torch::tensor({3, 5, 2}));
+  REQUIRE(costs.size() == 2);
+  CHECK(costs[1] == Approx(std::sqrt(cheapest)).epsilon(1e-12));
+  CHECK_ERROR(functional::joining_costs(torch::stack(sums), torch::tensor({3, 5})), "(K,C) and sizes (K)");
+
+  CHECK(functional::knee_of({10, 8, 6, 4, 1.9, 1.8, 1.7, 1.6}) == 5);
+  CHECK_ERROR(functional::knee_of({3, 2, 1}), "at least 4");
+}
+
+TEST_CASE("the number of classes is that of the directions of patches", "[thresholds]") {
+  torch::manual_seed(0);
+  constexpr int64_t kDirections = 6, kDims = 12;
+  const Tensor labels = torch::arange(4 * 300) % kDirections;
+  const Tensor patches = torch::one_hot(labels, kDims).to(torch::kFloat32) + 0.1 * torch::randn({4 * 300, kDims});
+  const Tensor features = patches.view({4, 300, kDims}).transpose(1, 2);
+  const auto count = [&] {
+    return functional::class_count(features, ClassCountOptions().num_clusters(24).repeats(3),
+                                   at::make_generator<at::CPUGeneratorImpl>(1));
+  };
+  const ClassCount result = count();
+  CHECK(result.num_classes == kDirections);
+  CHECK(result.costs.size() == 23);
+  CHECK(result.costs == count().costs);
+  CHECK_ERROR(functional::class_count(features, ClassCountOptions().num_clusters(4)), "at least 5 clusters");
 }

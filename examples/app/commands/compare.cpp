@@ -199,6 +199,8 @@ class Comparison {
     training_ = open_dataset(s_.data, "train", uses("linear") ? Labels::kAll : Labels::kNone);
     TORCH_CHECK(!uses("linear") || training_.labelled(), s_.data,
                 ": --methods linear learns from labels, found none for the split 'train'");
+    TORCH_CHECK(s_.model.classes != kAutomaticClasses,
+                "--classes: methods are compared with one number of classes: say how many, or 0 for classes.json's");
     if (s_.model.classes == 0) s_.model.classes = test_.classes->size();
     choose_thresholds(s_.model);
     s_.weights = chosen_weights(s_.model, s_.weights);

@@ -17,7 +17,9 @@
 #include "model/learner.hpp"
 #include "model/model.hpp"
 #include "model/score.hpp"
+#include "model/trial.hpp"
 #include "report/live.hpp"
+#include "report/tuning.hpp"
 #include "settings/backbone_files.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "support/disk.hpp"
@@ -113,7 +115,7 @@ class Training {
     Dataset dataset = open_dataset(s_.data, "train", Labels::kNone);
     console_.err << skipped_line(dataset);
     prepare_folder();
-    const ClassTable classes = settle(dataset);
+    settle(dataset);
     files_ = open_feature_files(s_.model, s_.features_dir);
     if (s_.on_error == "skip") {
       leave_out_bad(dataset, check_of(crops_of(dataset, s_.model, files_)), workers_, console_.err);
@@ -127,7 +129,7 @@ class Training {
       if (s_.on_error == "skip") leave_out_bad(*validation_, validation_check(), workers_, console_.err);
     }
     naming_all_bad(dataset, check_of(features.crops()), workers_, [&] {
-      resumes_ ? resume(features) : begin(classes, features);
+      resumes_ ? resume(features) : begin(dataset.classes, features);
       console_.err << "thresholds: "
                    << (learner_->controller() ? "chosen while training, by the features and the number of classes"
                                               : thresholds_text(learner_->thresholds()))
@@ -139,6 +141,7 @@ class Training {
     if (learner_->controller()) {
       console_.err << "thresholds chosen: " << thresholds_text(learner_->thresholds()) << std::endl;
     }
+    report_dead();
     console_.out << "model: " << best_.string() << std::endl;
   }
 
@@ -169,16 +172,16 @@ class Training {
   }
 
   /// Fills in what the data and the backbone decide.
-  ClassTable settle(const Dataset& dataset) {
+  void settle(const Dataset& dataset) {
     int64_t& classes = s_.model.classes;
-    TORCH_CHECK(classes > 0 || dataset.classes, s_.data,
-                ": has no classes.json that tells the number of classes: say --classes K");
+    TORCH_CHECK(classes != 0 || dataset.classes, s_.data,
+                ": has no classes.json that tells the number of classes: say --classes K, or --classes auto");
     if (classes == 0) classes = dataset.classes->size();
-    TORCH_CHECK(classes >= 2 && classes <= 255, "--classes: expected 2 to 255, got ", classes);
+    TORCH_CHECK(classes == kAutomaticClasses || (classes >= 2 && classes <= 255), "--classes: expected 2 to 255, got ",
+                classes);
     choose_thresholds(s_.model);
     const bool needs_weights = !resumes_ || s_.model.backbone == kExportedBackbone;
     if (needs_weights || !s_.weights.empty()) s_.weights = chosen_weights(s_.model, s_.weights);
-    return dataset.classes ? *dataset.classes : default_classes(classes);
   }
 
   void check_batch(int64_t crops) {
@@ -190,14 +193,39 @@ class Training {
     batch = crops;
   }
 
-  void begin(const ClassTable& classes, TrainingFeatures& features) {
-    torch::manual_seed(mix_seed(s_.model.seed, SeedPurpose::kInitialization));
-    model_ = make_model(s_.model, classes, {}, {s_.weights, features.crops().channels()});
+  void begin(const std::optional<ClassTable>& classes, TrainingFeatures& features) {
+    const uint64_t seed = mix_seed(s_.model.seed, SeedPurpose::kInitialization);
+    const bool counts = s_.model.classes == kAutomaticClasses;
+    if (counts) s_.model.classes = 2;  // of a head that is replaced, since the backbone is wanted first
+    torch::manual_seed(seed);
+    model_ = make_model(s_.model, {}, {}, {s_.weights, features.crops().channels()});
     model_.segmenter->to(device_);
     features.prepare(*model_.segmenter->backbone, s_.weights, console_.err);
+    if (counts) {
+      count_classes(features);
+      model_.settings = s_.model;
+      torch::manual_seed(seed);
+      model_.segmenter = make_segmenter(model_.segmenter->backbone, s_.model);
+      model_.segmenter->to(device_);
+    }
+    model_.classes = classes.value_or(default_classes(s_.model.classes));
     model_.data = features.data_hash();
     model_.position_basis = features.position_basis(*model_.segmenter->backbone);
     learner_.emplace(model_);
+  }
+
+  /// Sets the number of classes to what the features suggest, and draws why.
+  void count_classes(TrainingFeatures& features) {
+    const auto backbone =
+        in_precision(s_.runtime, model_.segmenter->backbone, device_, s_.model.resolution, console_.err);
+    const TrialData data =
+        trial_data(features, *backbone, s_.model, kCropsToCount, /*labelled=*/false, workers_, console_.err);
+    const ClassCount count = counted_classes(data, s_.model.seed);
+    s_.model.classes = count.num_classes;
+    const fs::path plot = fs::path(s_.out) / "classes.svg";
+    io::write_file_atomically(plot, [&](std::ostream& file) { file << class_count_svg(count); });
+    console_.err << "classes: " << count.num_classes << ", as many as the features suggest (" << plot.string() << ")"
+                 << std::endl;
   }
 
   /// Goes on from the checkpoint. With other settings or pictures than it began with, the run's end would be neither's.
@@ -206,6 +234,7 @@ class Training {
     LoadedModel loaded = load_model(last_, device_, {}, exported ? s_.weights : "");
     const std::string name = last_.string(), refused = name + ": cannot resume with other ";
     const SettingValues saved = values_of(loaded.model.settings);
+    if (s_.model.classes == kAutomaticClasses) s_.model.classes = loaded.model.settings.classes;
     for (const auto& [option, value] : values_of(s_.model)) {
       TORCH_CHECK(saved.at(option) == value, refused, "settings: --", option, " was ", saved.at(option), ", got ",
                   value);
@@ -300,9 +329,28 @@ class Training {
       line.update({{"cluster_share", m.cluster_share},
                    {"assigned_share", m.assigned_share},
                    {"joined_across", m.joined_across},
-                   {"cut_within", m.cut_within}});
+                   {"cut_within", m.cut_within},
+                   {"joined_within", m.joined_within}});
     }
+    const PrototypeRestarts& restarts = learner_->restarts();
+    if (restarts.dead().defined()) line["dead_prototypes"] = restarts.dead().sum().item<int64_t>();
+    if (restarts.restarts().defined()) line["restarts"] = restarts.restarts().sum().item<int64_t>();
     return line;
+  }
+
+  /// Says which prototypes are of no use.
+  void report_dead() const {
+    const PrototypeRestarts& restarts = learner_->restarts();
+    if (!restarts.dead().defined()) return;
+    const Tensor dead = restarts.dead().nonzero().flatten().to(torch::kCPU);
+    if (restarts.restarts().defined()) {
+      console_.err << "dead prototypes restarted: " << restarts.restarts().sum().item<int64_t>() << std::endl;
+    }
+    if (dead.numel() == 0) return;
+    console_.err << "classes that hardly any patch was nearest to in the last steps:";
+    for (int64_t i = 0; i < dead.numel(); ++i) console_.err << ' ' << dead[i].item<int64_t>();
+    console_.err << " of " << s_.model.classes << "; try fewer --classes"
+                 << (restarts.options.restart() ? "" : ", or --restarts on") << std::endl;
   }
 
   void stop_at(int64_t step, const std::string& what) const {

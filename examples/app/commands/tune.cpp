@@ -1,7 +1,8 @@
 // `smooseg tune`: a search for thresholds and temperature without labels.
 //
 // Short trainings on cached features, by successive halving (Jamieson and Talwalkar, 2016): the best third of the
-// candidates is trained three times as long, and so on. What is best is told by criteria of the backbone's features.
+// candidates is trained three times as long, and so on. The best is what leaves the most of the features' variance between
+// its classes, which for one number of classes is what Calinski and Harabasz (1974) say.
 
 #include <algorithm>
 #include <cmath>
@@ -36,7 +37,7 @@ struct TuneSettings {
   RuntimeSettings runtime;
   FeatureSettings features;
   std::string data, out, weights, features_dir, on_error = "fail";
-  int64_t candidates = 27, rungs = 3, iterations = 500, crops = 256;
+  int64_t candidates = 27, rungs = 3, iterations = 500, limit = 256;
 };
 
 void add_options(CLI::App& app, TuneSettings& s) {
@@ -53,7 +54,7 @@ void add_options(CLI::App& app, TuneSettings& s) {
                  "how often the best third goes on, for three times as many steps; 1: all are trained to the end")
       ->check(from_to(1, 8));
   app.add_option("--iterations", s.iterations, "steps of the longest trainings")->check(at_least(1));
-  app.add_option("--crops", s.crops, "training crops that are looked at, at most")->check(at_least(2));
+  app.add_option("--limit", s.limit, "training crops that are looked at, at most")->check(at_least(2));
   add_options(app, s.features);
   add_options(app, s.model);
   for (const char* searched : {"--thresholds", "--within-threshold", "--across-threshold", "--temperature"}) {
@@ -124,8 +125,8 @@ class Tuning {
   void open() {
     Dataset dataset = open_dataset(s_.data, "train");
     console_.err << skipped_line(dataset);
-    TORCH_CHECK(s_.model.classes > 0 || dataset.classes, s_.data,
-                ": has no classes.json that tells the number of classes: say --classes K");
+    TORCH_CHECK(s_.model.classes != 0 || dataset.classes, s_.data,
+                ": has no classes.json that tells the number of classes: say --classes K, or --classes auto");
     if (s_.model.classes == 0) s_.model.classes = dataset.classes->size();
     classes_ = dataset.labelled() ? dataset.classes->size() : 0;
     s_.weights = chosen_weights(s_.model, s_.weights);
@@ -138,15 +139,20 @@ class Tuning {
                 features.crops().count());
     naming_all_bad(dataset, check_of(features.crops()), workers_, [&] {
       torch::manual_seed(mix_seed(s_.model.seed, SeedPurpose::kInitialization));
-      base_ = make_model(s_.model, dataset.classes.value_or(default_classes(s_.model.classes)), {},
-                         {s_.weights, features.crops().channels()});
+      ModelSettings any = s_.model;
+      if (any.classes == kAutomaticClasses) any.classes = 2;  // the trials have heads of their own
+      base_ = make_model(any, {}, {}, {s_.weights, features.crops().channels()});
       base_.segmenter->to(device_);
       features.prepare(*base_.segmenter->backbone, s_.weights, console_.err);
       base_.position_basis = features.position_basis(*base_.segmenter->backbone);
       const auto backbone =
           in_precision(s_.runtime, base_.segmenter->backbone, device_, s_.model.resolution, console_.err);
-      data_ = trial_data(features, *backbone, s_.model, s_.crops, dataset.labelled(), workers_, console_.err);
+      data_ = trial_data(features, *backbone, s_.model, s_.limit, dataset.labelled(), workers_, console_.err);
     });
+    if (s_.model.classes == kAutomaticClasses) {
+      s_.model.classes = counted_classes(data_, s_.model.seed).num_classes;
+      console_.err << "classes: " << s_.model.classes << ", as many as the features suggest" << std::endl;
+    }
   }
 
   /// Trains those that are left up to `steps`, and sorts them, the best first.
@@ -154,22 +160,19 @@ class Tuning {
     console_.err << left.size() << " candidates, " << steps << " steps each" << std::endl;
     Progress progress(console_.err, 0, static_cast<int64_t>(left.size()));
     const StopSignal stop;
-    std::vector<Candidate*> ranked;
     std::vector<double> merits, mious;
     for (std::size_t done = 0; done < left.size(); ++done) {
-      learn(candidates[left[done]], trials_[left[done]], steps);
-      ranked.push_back(&candidates[left[done]]);
-      progress.show(static_cast<int64_t>(done) + 1, train_options(*ranked.back()));
+      Candidate& candidate = candidates[left[done]];
+      learn(candidate, trials_[left[done]], steps);
+      merits.push_back(candidate.criteria.between);
+      if (candidate.miou) mious.push_back(*candidate.miou);
+      progress.show(static_cast<int64_t>(done) + 1, train_options(candidate));
       if (stop.received() != 0) throw Stopped(stop.received(), "stopped; nothing was written");
     }
-    rank_candidates(ranked);
-    for (const Candidate* candidate : ranked) {
-      merits.push_back(-candidate->rank);
-      if (candidate->miou) mious.push_back(*candidate->miou);
-    }
     if (mious.size() == merits.size()) correlations_.push_back({steps, merits.size(), rank_correlation(merits, mious)});
-    std::stable_sort(left.begin(), left.end(),
-                     [&](std::size_t a, std::size_t b) { return candidates[a].rank < candidates[b].rank; });
+    std::stable_sort(left.begin(), left.end(), [&](std::size_t a, std::size_t b) {
+      return candidates[a].criteria.between > candidates[b].criteria.between;
+    });
   }
 
   void learn(Candidate& candidate, std::unique_ptr<Trial>& trial, int64_t steps) {
@@ -208,7 +211,7 @@ class Tuning {
     const std::string plot = tuning_svg(closeness_samples(data_.features), candidates[best],
                                         {shares(assignments), shares(assignments.roll(1, 0))});
     std::stable_sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
-      return a.steps != b.steps ? a.steps > b.steps : a.rank < b.rank;
+      return a.steps != b.steps ? a.steps > b.steps : a.criteria.between > b.criteria.between;
     });
     nlohmann::json result = to_json(candidates);
     print_candidates(console_.out, candidates);

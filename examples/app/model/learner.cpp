@@ -11,8 +11,22 @@
 namespace smooseg::app {
 namespace {
 
-// The controller's part of a checkpoint.
-const std::string kThresholdsPrefix = "thresholds.";
+// Parts of a checkpoint.
+const std::string kThresholdsPrefix = "thresholds.", kRestartsPrefix = "restarts.";
+
+io::TensorMap with_prefix(const io::TensorMap& tensors, const std::string& prefix) {
+  io::TensorMap result;
+  for (const auto& [name, tensor] : tensors) result[prefix + name] = tensor;
+  return result;
+}
+
+io::TensorMap without_prefix(const io::TensorMap& tensors, const std::string& prefix) {
+  io::TensorMap result;
+  for (const auto& [name, tensor] : tensors) {
+    if (name.rfind(prefix, 0) == 0) result[name.substr(prefix.size())] = tensor;
+  }
+  return result;
+}
 
 /// A generator of a device's random draws that is not LibTorch's own.
 at::Generator make_generator(torch::Device device) {
@@ -38,7 +52,8 @@ Learner::Learner(Model& model)
       masks_(make_generator(device_of(model))),
       pairs_(device_of(model).is_cpu() ? masks_ : make_generator(torch::kCPU)),
       energy_(energy_options(model.settings)),
-      optimizer_(*model.segmenter, model.settings) {
+      optimizer_(*model.segmenter, model.settings),
+      restarts_(PrototypeRestartOptions().restart(restarts_prototypes(model.settings))) {
   const ModelSettings& s = model.settings;
   if (s.within_threshold) return;
   controller_.emplace(ThresholdControllerOptions(s.classes),
@@ -77,6 +92,7 @@ Learner::Step Learner::step(const Tensor& features) {
     optimizer_.step();
     if (s.teacher_update == "after") predictor->update_teacher();
   });
+  timed("restarts", [&] { restarts_.update(predictor, logits, projected.code, pairs_); });
   ++model_.step;
   return {e, logits.teacher.detach()};
 }
@@ -94,19 +110,15 @@ Tensor Learner::compared(const Tensor& features) const {
 
 io::TensorMap Learner::state() {
   io::TensorMap state = optimizer_.state();
-  if (!controller_) return state;
-  for (const auto& [name, tensor] : controller_->state()) state[kThresholdsPrefix + name] = tensor;
+  if (controller_) state.merge(with_prefix(controller_->state(), kThresholdsPrefix));
+  state.merge(with_prefix(restarts_.state(), kRestartsPrefix));
   return state;
 }
 
 void Learner::load_state(const io::TensorMap& tensors, const std::string& source) {
   optimizer_.load_state(tensors, source);
-  if (!controller_) return;
-  io::TensorMap thresholds;
-  for (const auto& [name, tensor] : tensors) {
-    if (name.rfind(kThresholdsPrefix, 0) == 0) thresholds[name.substr(kThresholdsPrefix.size())] = tensor;
-  }
-  controller_->load_state(thresholds);
+  if (controller_) controller_->load_state(without_prefix(tensors, kThresholdsPrefix));
+  restarts_.load_state(without_prefix(tensors, kRestartsPrefix));
 }
 
 }  // namespace smooseg::app

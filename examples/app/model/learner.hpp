@@ -10,6 +10,7 @@
 #include "model/model.hpp"
 #include "model/optimizer.hpp"
 #include "smooseg/loss.hpp"
+#include "smooseg/prototype_restarts.hpp"
 #include "smooseg/thresholds.hpp"
 
 namespace smooseg::app {
@@ -38,7 +39,10 @@ class Learner {
   /// What chooses the thresholds; null where the settings tell them.
   const ThresholdController* controller() const { return controller_ ? &*controller_ : nullptr; }
 
-  /// What a checkpoint holds beside the model, under names that begin with "optimizer." and "thresholds.".
+  /// Which prototypes are dead, and how often they were restarted.
+  const PrototypeRestarts& restarts() const { return restarts_; }
+
+  /// What a checkpoint holds beside the model, under names that begin with "optimizer.", "thresholds." and "restarts.".
   io::TensorMap state();
 
   /// @throws c10::Error naming `source` where something is missing or of another shape.
@@ -52,6 +56,7 @@ class Learner {
   EnergyLoss<> energy_;
   Optimizer optimizer_;
   std::optional<ThresholdController> controller_;
+  PrototypeRestarts restarts_;
 };
 
 }  // namespace smooseg::app

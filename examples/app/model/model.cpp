@@ -19,7 +19,7 @@ namespace {
 
 constexpr auto kFormatName = "smooseg model ";
 constexpr auto kModelFormat = "smooseg model 1";
-constexpr std::array kExtraPrefixes{"optimizer.", "thresholds."};
+constexpr std::array kExtraPrefixes{"optimizer.", "thresholds.", "restarts."};
 constexpr auto kPositionBasis = "closeness.position_basis";
 
 const std::string& metadata_at(const std::map<std::string, std::string>& metadata, const std::string& key,
@@ -185,8 +185,9 @@ LoadedModel load_model(const std::filesystem::path& path, torch::Device device, 
       if (item.first.rfind(prefix, 0) == 0) loaded.extra.insert(item);
     }
   }
-  io::load_tensors(*loaded.model.segmenter, tensors,
-                   io::LoadOptions().ignore({kExtraPrefixes[0], kExtraPrefixes[1], kPositionBasis}), name);
+  std::vector<std::string> ignored(kExtraPrefixes.begin(), kExtraPrefixes.end());
+  ignored.emplace_back(kPositionBasis);
+  io::load_tensors(*loaded.model.segmenter, tensors, io::LoadOptions().ignore(ignored), name);
   loaded.model.position_basis = position_basis_of(tensors, loaded.model, name, device);
   loaded.model.segmenter->to(device);
   loaded.model.segmenter->eval();

@@ -45,8 +45,8 @@ Segmenter make_segmenter(std::shared_ptr<backbone::Backbone> backbone, const Mod
 Model make_model(const ModelSettings& settings, const ClassTable& classes, const SegmenterOptions& options = {},
                  const BackboneSource& source = {});
 
-/// @param extra more tensors for the same file, of which training goes on, under names that begin with "optimizer." or
-///   "thresholds.".
+/// @param extra more tensors for the same file, of which training goes on, under names that begin as those of
+///   `Learner::state`.
 void save_model(const std::filesystem::path& path, const Model& model, const io::TensorMap& extra = {});
 
 /// Whether a model file holds all of its backbone: not where that is an exported module or features of files. True of

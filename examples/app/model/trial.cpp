@@ -1,5 +1,7 @@
 #include "model/trial.hpp"
 
+#include <ATen/CPUGeneratorImpl.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -54,6 +56,14 @@ TrialData trial_data(TrainingFeatures& features, backbone::Backbone& backbone, c
     labels.push_back(thinned(thinned(patches, 1, every), 2, every).contiguous());
   }
   return {torch::cat(maps), labelled ? std::optional(torch::cat(labels)) : std::nullopt};
+}
+
+ClassCount counted_classes(const TrialData& data, uint64_t seed) {
+  const int64_t patches = data.features.numel() / data.features.size(1), wanted = ClassCountOptions().num_clusters();
+  TORCH_CHECK(patches >= wanted, "--classes auto: expected at least ", wanted, " patches to count classes by, found ",
+              patches, ": say how many there are");
+  return functional::class_count(data.features, {},
+                                 at::make_generator<at::CPUGeneratorImpl>(mix_seed(seed, SeedPurpose::kClassCount)));
 }
 
 Trial::Trial(const Model& base, const ModelSettings& settings, const Tensor& features)

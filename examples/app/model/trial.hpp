@@ -12,6 +12,7 @@
 #include "features/training_features.hpp"
 #include "model/learner.hpp"
 #include "model/model.hpp"
+#include "smooseg/class_count.hpp"
 
 namespace smooseg::app {
 
@@ -25,6 +26,13 @@ struct TrialData {
 /// @param labelled whether the pictures have labels.
 TrialData trial_data(TrainingFeatures& features, backbone::Backbone& backbone, const ModelSettings& settings,
                      int64_t crops, bool labelled, int workers, std::ostream& err);
+
+/// Crops that are enough to count classes by.
+constexpr int64_t kCropsToCount = 256;
+
+/// The number of classes that the features suggest.
+/// @throws c10::Error naming the option where there are too few patches.
+ClassCount counted_classes(const TrialData& data, uint64_t seed);
 
 /// A training with settings of its own.
 class Trial {

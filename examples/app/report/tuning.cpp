@@ -3,7 +3,6 @@
 #include <torch/types.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <iomanip>
 #include <numeric>
@@ -13,11 +12,6 @@
 
 namespace smooseg::app {
 namespace {
-
-/// What candidates are ranked by: more is better.
-std::array<double, 4> merits_of(const PartitionCriteria& c) {
-  return {c.entropy, c.agreement, c.between, c.silhouette};
-}
 
 /// The rank of each value, 1 for the highest; equal values share their mean rank.
 std::vector<double> ranks_of(const std::vector<double>& values) {
@@ -47,18 +41,6 @@ std::vector<double> closeness_shares(const Tensor& sorted) {
 
 }  // namespace
 
-void rank_candidates(std::vector<Candidate*> candidates) {
-  for (Candidate* candidate : candidates) candidate->rank = 0;
-  for (std::size_t merit = 0; merit < merits_of({}).size(); ++merit) {
-    std::vector<double> values;
-    for (const Candidate* candidate : candidates) values.push_back(merits_of(candidate->criteria)[merit]);
-    const std::vector<double> ranks = ranks_of(values);
-    for (std::size_t i = 0; i < candidates.size(); ++i) {
-      candidates[i]->rank += ranks[i] / static_cast<double>(merits_of({}).size());
-    }
-  }
-}
-
 double rank_correlation(const std::vector<double>& a, const std::vector<double>& b) {
   const std::vector<double> x = ranks_of(a), y = ranks_of(b);
   const double mean = (static_cast<double>(a.size()) + 1) / 2;
@@ -85,7 +67,6 @@ nlohmann::json to_json(const std::vector<Candidate>& sorted) {
                                                              {"across_threshold", c.thresholds.across},
                                                              {"temperature", c.temperature},
                                                              {"steps", c.steps},
-                                                             {"rank", c.rank},
                                                              {"entropy", c.criteria.entropy},
                                                              {"agreement", c.criteria.agreement},
                                                              {"between", c.criteria.between},
@@ -99,20 +80,37 @@ nlohmann::json to_json(const std::vector<Candidate>& sorted) {
 
 void print_candidates(std::ostream& out, const std::vector<Candidate>& sorted) {
   const int64_t longest = sorted.front().steps;
-  out << "  rank  within  across  temperature  classes  entropy  agreement  between  silhouette"
+  out << "between  within  across  temperature  classes  entropy  agreement  silhouette"
       << (sorted.front().miou ? "   accuracy  mIoU" : "") << "\n";
   std::size_t shown = 0;
   for (const Candidate& c : sorted) {
     if (c.steps < longest) continue;
     ++shown;
-    out << std::fixed << std::setprecision(2) << std::setw(6) << c.rank << std::setw(8) << c.thresholds.within
-        << std::setw(8) << c.thresholds.across << std::setprecision(3) << std::setw(13) << c.temperature << std::setw(9)
-        << c.criteria.classes_in_use << std::setprecision(2) << std::setw(9) << c.criteria.entropy << std::setw(11)
-        << c.criteria.agreement << std::setw(9) << c.criteria.between << std::setw(12) << c.criteria.silhouette;
+    out << std::fixed << std::setprecision(3) << std::setw(7) << c.criteria.between << std::setprecision(2)
+        << std::setw(8) << c.thresholds.within << std::setw(8) << c.thresholds.across << std::setprecision(3)
+        << std::setw(13) << c.temperature << std::setw(9) << c.criteria.classes_in_use << std::setprecision(2)
+        << std::setw(9) << c.criteria.entropy << std::setw(11) << c.criteria.agreement << std::setw(12)
+        << c.criteria.silhouette;
     if (c.miou) out << std::setprecision(1) << std::setw(11) << 100 * *c.accuracy << std::setw(6) << 100 * *c.miou;
     out << (c.automatic ? "  auto" : "") << "\n";
   }
   if (shown < sorted.size()) out << sorted.size() - shown << " others fell behind in shorter trainings\n";
+}
+
+std::string class_count_svg(const ClassCount& count) {
+  svg::LinePlot plot;
+  plot.title = "Joining classes: " + std::to_string(count.num_classes) + " are left where it begins to be dear";
+  plot.x_label = "classes";
+  plot.y_label = "cost of one class less";
+  const std::size_t shown = std::min<std::size_t>(count.costs.size(), 3 * static_cast<std::size_t>(count.num_classes));
+  svg::LinePlot::Line line{"cost", {}, {}};
+  for (std::size_t i = 0; i < shown; ++i) {
+    plot.columns.push_back(std::to_string(i + 2));
+    line.means.push_back(count.costs[i]);
+    line.deviations.push_back(0);
+  }
+  plot.lines.push_back(line);
+  return svg::figure({plot}, 1);
 }
 
 std::string tuning_svg(const ClosenessSamples& closeness, const Candidate& chosen,

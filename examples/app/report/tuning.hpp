@@ -10,6 +10,7 @@
 
 #include "features/examination.hpp"
 #include "model/criteria.hpp"
+#include "smooseg/class_count.hpp"
 #include "smooseg/options.hpp"
 
 namespace smooseg::app {
@@ -19,14 +20,10 @@ struct Candidate {
   bool automatic = false;  ///< whether a `ThresholdController` chose the thresholds
   Thresholds thresholds;   ///< that were given, or chosen in the end
   double temperature = 0;
-  int64_t steps = 0;           ///< of the longest training with them
-  PartitionCriteria criteria;  ///< after it
-  double rank = 0;             ///< mean rank by the criteria among those that were trained as long, 1 the best
+  int64_t steps = 0;                     ///< of the longest training with them
+  PartitionCriteria criteria;            ///< after it
   std::optional<double> accuracy, miou;  ///< by labels of the training crops, 0..1
 };
-
-/// Ranks candidates that were trained equally long: each by its mean rank in the four criteria.
-void rank_candidates(std::vector<Candidate*> candidates);
 
 /// Spearman's rank correlation of two lists of equally many values, ties with their mean rank; NaN where all of one are
 /// equal.
@@ -46,5 +43,8 @@ void print_candidates(std::ostream& out, const std::vector<Candidate>& sorted);
 /// @param penalties shares of bins from 0 to 1, within and across.
 std::string tuning_svg(const ClosenessSamples& closeness, const Candidate& chosen,
                        const std::vector<std::vector<double>>& penalties);
+
+/// What joining classes costs, over their number, with the number that was chosen in the title, as an SVG.
+std::string class_count_svg(const ClassCount& count);
 
 }  // namespace smooseg::app

@@ -49,6 +49,20 @@ CLI::Validator thresholds_validator() {
   return CLI::Validator(check, "auto|preset|WITHIN,ACROSS");
 }
 
+/// Takes numbers and "auto", which becomes the number that stands for it.
+CLI::Validator classes_validator() {
+  const auto translate = [](std::string& text) -> std::string {
+    const std::string automatic = std::to_string(kAutomaticClasses);
+    if (text == "auto") text = automatic;
+    if (text == automatic) return {};
+    const std::string wrong = check_whole_number<int64_t>(text);
+    if (!wrong.empty()) return wrong + "; or auto";
+    const int64_t classes = std::stoll(text);
+    return classes >= 0 && classes <= 255 ? "" : "expected auto, or 0 to 255, got " + text;
+  };
+  return CLI::Validator().operation(translate);
+}
+
 template <class T>
 struct IsOptional : std::false_type {};
 template <class T>
@@ -92,8 +106,10 @@ void list_settings(ModelSettings& s, Add add) {
   add(kCrops, "--feature-dtype", s.feature_dtype, "to which the crops' features are rounded: float16 halves the space")
       ->check(CLI::IsMember(Words{"float32", "float16"}));
 
-  add(kModel, "--classes", s.classes, "number of classes K, 2 to 255; 0: as many as classes.json names")
-      ->check(from_to(0, 255));
+  add(kModel, "--classes", s.classes,
+      "number of classes K, 2 to 255; 0: as many as classes.json names; auto: as many as the features suggest")
+      ->type_name("N|auto")
+      ->transform(classes_validator());
   add(kModel, "--embed-dim", s.embed_dim, "channels D of the code")->check(from_to(1, 1 << 16));
   add(kModel, "--dropout", s.dropout, "probability of dropping a channel in training")->check(CLI::Range(0.0, 0.999));
   add(kModel, "--momentum", s.momentum, "alpha of the teacher's moving average")->check(CLI::Range(0.0, 1.0));
@@ -127,6 +143,10 @@ void list_settings(ModelSettings& s, Add add) {
   add(kTraining, "--teacher-update", s.teacher_update,
       "before the optimiser's step as the published program, or after it as the paper's pseudo-code")
       ->check(CLI::IsMember(Words{"before", "after"}));
+  add(kTraining, "--restarts", s.restarts,
+      "whether prototypes that no patch is nearest to are put elsewhere; auto: where the thresholds are chosen while "
+      "training")
+      ->check(CLI::IsMember(Words{"auto", "on", "off"}));
   add(kTraining, "--seed", s.seed, "decides every random draw");
 }
 
@@ -212,6 +232,10 @@ void choose_thresholds(ModelSettings& settings) {
       settings.within_threshold.value_or(entry == nullptr ? published.within_threshold() : entry->within_threshold);
   settings.across_threshold =
       settings.across_threshold.value_or(entry == nullptr ? published.across_threshold() : entry->across_threshold);
+}
+
+bool restarts_prototypes(const ModelSettings& settings) {
+  return settings.restarts == "auto" ? !settings.within_threshold : settings.restarts == "on";
 }
 
 std::optional<std::array<double, 3>> channels_from(const std::string& text) {

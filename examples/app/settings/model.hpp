@@ -34,6 +34,9 @@ inline constexpr auto kFeaturesBackbone = "features";
 inline constexpr auto kAutomaticThresholds = "auto";
 inline constexpr auto kPresetThresholds = "preset";
 
+/// A number of classes that follows from the features.
+inline constexpr int64_t kAutomaticClasses = -1;
+
 /// The names of all backbones; of the networks among them; of those with published weights.
 std::vector<std::string> backbone_names();
 std::vector<std::string> network_names(bool only_with_weights = false);
@@ -55,7 +58,7 @@ struct ModelSettings {
   int64_t resolution = 224;
   std::string feature_dtype = "float32";
 
-  int64_t classes = 0;  ///< 0: as many as classes.json names
+  int64_t classes = 0;  ///< 0: as many as classes.json names; or `kAutomaticClasses`
   int64_t embed_dim = 64;
   double dropout = ProjectorOptions(1, 1).dropout();
   double momentum = PrototypePredictorOptions(2, 1).momentum();
@@ -71,6 +74,7 @@ struct ModelSettings {
   double projector_rate = 1e-4;
   double predictor_rate = 5e-4;
   std::string teacher_update = "before";
+  std::string restarts = "auto";  ///< of dead prototypes
   uint64_t seed = 0;
   int64_t debias = 0;  ///< directions of positions that closeness leaves out; 0: none
 };
@@ -95,6 +99,9 @@ void choose_thresholds(ModelSettings& settings);
 
 /// "R,G,B" as three numbers; nothing for any other text.
 std::optional<std::array<double, 3>> channels_from(const std::string& text);
+
+/// Whether dead prototypes are restarted: with "auto" where the thresholds are chosen while training.
+bool restarts_prototypes(const ModelSettings& settings);
 
 /// What the features of training crops are rounded to.
 torch::ScalarType feature_dtype(const ModelSettings& settings);

@@ -13,7 +13,8 @@ enum class SeedPurpose : std::uint64_t {
   kBackbone = 3,
   kStep = 4,
   kKMeans = 5,
-  kThresholds = 6
+  kThresholds = 6,
+  kClassCount = 7
 };
 
 /// SplitMix64: a number with all of its bits mixed.
