@@ -19,10 +19,11 @@ class EmaUpdater {
   double momentum() const { return momentum_; }
 
   /// Moves `target` in place, rounding once to its dtype. A target in half precision does not feel steps below its
-  /// resolution: keep averages in float32. @throws c10::Error if the shapes differ.
+  /// resolution: keep averages in float32. @throws c10::Error if shapes or devices differ.
   void update(Tensor target, const Tensor& source) const {
     TORCH_CHECK(target.sizes() == source.sizes(), "smooseg::EmaUpdater: expected a source of the target's shape ",
                 detail::shape_of(target), ", got ", detail::shape_of(source));
+    detail::check_same_device(target, source, "smooseg::EmaUpdater", "target", "source");
     torch::NoGradGuard no_grad;
     const auto wide = target.options().dtype(at::promote_types(torch::kFloat32, target.scalar_type()));
     // lerp moves by a difference, so that equal numbers stay as they are.

@@ -15,6 +15,7 @@
 
 #include "smooseg/detail/autograd/projector_function.hpp"
 #include "smooseg/detail/check.hpp"
+#include "smooseg/detail/host_copy.hpp"
 #include "smooseg/detail/kernels/rows.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
@@ -66,7 +67,8 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
   }
 
   /// @param features (B,C,h,w), of the parameters' dtype and device; half precision on the CPU only under autocast.
-  /// @param generator source of the dropout masks, on the features' device; the default one where none is given.
+  /// @param generator source of the dropout masks; the default one of the features' device where none is given. One on
+  ///   the CPU draws the same masks for any device, to which they are then copied without a wait.
   /// @throws c10::Error for other shapes, dtypes or devices.
   ProjectorOutput forward(const Tensor& features, std::optional<at::Generator> generator = {}) {
     check(features, "smooseg::Projector");
@@ -90,8 +92,10 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
   Tensor draw_mask(const Tensor& x, const std::optional<at::Generator>& generator) const {
     if (!is_training() || options.dropout() == 0) return {};
     const double keep = 1 - options.dropout();
-    Tensor mask = torch::empty({x.size(0), x.size(1)}, x.options().requires_grad(false));
-    return mask.bernoulli_(keep, detail::torch_generator(generator)).div_(keep);
+    const torch::Device device = generator ? generator->device() : x.device();
+    Tensor mask = torch::empty({x.size(0), x.size(1)}, x.options().requires_grad(false).device(device));
+    mask.bernoulli_(keep, detail::torch_generator(generator)).div_(keep);
+    return detail::to_device(mask, x.device());
   }
 
   static Tensor masked(const Tensor& x, const Tensor& mask) {

@@ -15,6 +15,7 @@
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/closeness.hpp"
 #include "smooseg/detail/check.hpp"
+#include "smooseg/detail/host_copy.hpp"
 #include "smooseg/detail/tiles.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/predictor.hpp"
@@ -45,8 +46,8 @@ struct AxisSamples {
         ((torch::arange(begin, end, torch::kFloat64) + 0.5) * (extent / static_cast<double>(outputs)) - 0.5)
             .clamp(0, last);
     const Tensor floor = at.floor();
-    weight = (at - floor).to(device);
-    lower = floor.to(torch::kInt64).to(device);
+    weight = to_device(at - floor, device);
+    lower = to_device(floor.to(torch::kInt64), device);
     upper = (lower + 1).clamp_max(cells - 1);
   }
 

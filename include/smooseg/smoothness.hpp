@@ -15,6 +15,7 @@
 #include "smooseg/detail/autograd/factorized_sums.hpp"
 #include "smooseg/detail/autograd/pairwise_sums.hpp"
 #include "smooseg/detail/check.hpp"
+#include "smooseg/detail/host_copy.hpp"
 #include "smooseg/options.hpp"
 #include "smooseg/pairing.hpp"
 #include "smooseg/penalty.hpp"
@@ -80,7 +81,7 @@ Tensor pair_sums(const Tensor& features, Tensor a, const Tensor& pairing, const 
       const double x_eps = normalizing_eps(closeness), a_eps = normalizing_eps(penalty);
       if (x_eps < 0) x = embedded(closeness, x.to(dtype));
       if (a_eps < 0) a = embedded(penalty, a);
-      return FactorizedSums::apply(x, a, pairing.to(x.device(), /*non_blocking=*/true),
+      return FactorizedSums::apply(x, a, to_device(pairing, x.device()),
                                    FactorizedSums::Options{x_eps, a_eps, centered, options.block_bytes()});
     }
   }
@@ -89,7 +90,8 @@ Tensor pair_sums(const Tensor& features, Tensor a, const Tensor& pairing, const 
   check_without_parameters(penalty, a);
   using Plan = PairwisePlan<Closeness, Penalty>;
   return PairwiseSums<Closeness, Penalty>::apply(
-      x, a, c10::make_intrusive<Plan>(closeness, penalty, pairing, centered, options.block_bytes()));
+      x, a,
+      c10::make_intrusive<Plan>(closeness, penalty, to_device(pairing, x.device()), centered, options.block_bytes()));
 }
 
 }  // namespace detail

@@ -169,7 +169,8 @@ TEST_CASE("bad arguments", "[command line][bad input]") {
   check_fails(train + Words{"--classes", "1"}, "--classes: expected 2 to 255, got 1");
   check_fails(train + Words{"--resolution", "60"},
               "--resolution: expected a multiple of the backbone's patch of 8 pixels, got 60");
-  check_fails(train + Words{"--device", "gpu"}, "--device: expected auto, cpu, cuda or cuda:N, got 'gpu'");
+  check_fails(train + Words{"--device", "gpu"},
+              "--device: expected auto, cpu, cuda, cuda:N or another device of LibTorch, got 'gpu'");
   check_fails(train + Words{"--device", "cuda:77"}, "--device: cuda:77 is not there");
   check_fails(train + Words{"--features", "keys"}, "--features: the backbone 'texture' has no keys");
   check_fails(train + Words{"--weights", "x.pth"}, "--weights: the backbone 'texture' has none");

@@ -42,7 +42,7 @@ void add_options(CLI::App& app, SweepSettings& s) {
       ->default_str("");
   app.add_option("--seeds", s.seeds, "of which every combination of values gets a run each")->type_name("N,...");
   app.add_option("--parallel", s.parallel, "runs at a time, which share the cores")->check(from_to(1, 1024));
-  app.add_option("--device", s.device, "of all runs: auto, cpu, cuda or cuda:N");
+  app.add_option("--device", s.device, "of all runs, as of train");
   app.add_option("options", s.options,
                  "further options of train, after --; those of train and evaluate in the files of --config hold too")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)

@@ -2,11 +2,12 @@
 
 #include <torch/cuda.h>
 
-#include <cmath>
+#include <algorithm>
 #include <iomanip>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
+#include <utility>
 #include <vector>
 
 #include "commands/command_line.hpp"
@@ -14,6 +15,7 @@
 #include "features/precision.hpp"
 #include "features/training_features.hpp"
 #include "model/assignments.hpp"
+#include "model/finite_watch.hpp"
 #include "model/learner.hpp"
 #include "model/model.hpp"
 #include "model/score.hpp"
@@ -264,20 +266,23 @@ class Training {
       fs::remove(last_);
       fs::remove(best_);
     }
+    line_step_ = model_.step;
     if (s_.tensorboard) open_events();
     if (s_.report) page_.emplace(s_.out);
     const StopSignal stop;
     while (model_.step < s_.iterations) {
       const auto [e, teacher] = learner_->step(loader.next());
-      if (!std::isfinite(e.total.item<double>())) stop_at(model_.step, "the loss (" + energy_text(e) + ")");
+      finite_.see(model_.step, e);
       const int signal = stop.received();
       const auto is_due = [&](int64_t every) { return model_.step % every == 0 || model_.step == s_.iterations; };
+      const bool validates = validation_ && is_due(s_.validate_every);
+      const bool saves = validates || is_due(s_.checkpoint_every) || signal != 0;
+      if (is_due(s_.log_every) || saves) check_finite();  // not in each step, which would wait for the device
       if (is_due(s_.log_every)) {
         note(log, log_line(e, teacher, progress.seconds()));
         progress.show(model_.step, energy_text(e));
       }
-      const bool validates = validation_ && is_due(s_.validate_every);
-      if (validates || is_due(s_.checkpoint_every) || signal != 0) save();
+      if (saves) save();
       if (validates) validate(rounded(backbone, feature_dtype(s_.model)), log);
       if (signal != 0) {
         throw Stopped(signal, "stopped by signal " + std::to_string(signal) + " after step " +
@@ -308,7 +313,15 @@ class Training {
     events_->write(line.at("step").get<int64_t>(), values);
   }
 
-  nlohmann::json log_line(const EnergyTerms& e, const Tensor& teacher, double seconds) const {
+  /// How many images the steps took since the line of the log before: in the first epoch, or where features are kept
+  /// nowhere, what decoding and the backbone allow.
+  double images_per_second(double seconds) {
+    const auto images = static_cast<double>((model_.step - line_step_) * s_.model.batch);
+    line_step_ = model_.step;
+    return images / std::max(seconds - std::exchange(line_seconds_, seconds), 1e-9);
+  }
+
+  nlohmann::json log_line(const EnergyTerms& e, const Tensor& teacher, double seconds) {
     const auto value = [](const Tensor& t) { return t.item<double>(); };
     const Thresholds thresholds = learner_->thresholds();
     nlohmann::json line = assignment_statistics(teacher, s_.model.temperature);
@@ -323,7 +336,8 @@ class Training {
                  {"across_threshold", thresholds.across},
                  {"projector_rate", s_.model.projector_rate},
                  {"predictor_rate", s_.model.predictor_rate},
-                 {"seconds", seconds}});
+                 {"seconds", seconds},
+                 {"images_per_second", images_per_second(seconds)}});
     if (const auto* const controller = learner_->controller()) {  // why these thresholds
       const ThresholdMeasurement& m = controller->measurement();
       line.update({{"cluster_share", m.cluster_share},
@@ -356,6 +370,11 @@ class Training {
   void stop_at(int64_t step, const std::string& what) const {
     TORCH_CHECK(false, "training stopped at step ", step, ": ", what, " is not finite; ",
                 last_saved_ < 0 ? "there is no checkpoint yet" : "the last good checkpoint is " + last_.string());
+  }
+
+  void check_finite() const {
+    const auto found = finite_.not_finite();
+    if (found) stop_at(found->number, "the loss (" + energy_text(found->energy) + ")");
   }
 
   void save() {
@@ -403,9 +422,12 @@ class Training {
   std::optional<Profiler> profiler_;
   Model model_;
   std::optional<Learner> learner_;
+  FiniteWatch finite_;
   std::optional<LivePage> page_;
   std::optional<EventFile> events_;
   int64_t last_saved_ = -1;
+  int64_t line_step_ = 0;  // of the log's last line, and its time
+  double line_seconds_ = 0;
 };
 
 void train(const TrainSettings& settings, const Console& console) {

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <utility>
 
+#include "smooseg/detail/host_copy.hpp"
 #include "support/profiler.hpp"
 #include "support/progress.hpp"
 
@@ -30,14 +31,15 @@ std::vector<int64_t> crops_of_group(int64_t group, int64_t count) {
 
 /// Crops as the backbone takes them.
 Tensor images_of(const FeatureSource& source, const std::vector<int64_t>& crops) {
-  return source.crops.images(crops, normalization_of(source.backbone));
+  return smooseg::detail::pinned_for(source.device, source.crops.images(crops, normalization_of(source.backbone)));
 }
 
 /// Features of images, rounded to the dtype in which they are kept.
 Tensor compute(const FeatureSource& source, const Tensor& images) {
   return timed("backbone", [&] {
     const torch::NoGradGuard no_grad;
-    const Tensor features = source.backbone.features(images.to(source.device)).to(torch::kFloat32);
+    const Tensor features =
+        source.backbone.features(smooseg::detail::to_device(images, source.device)).to(torch::kFloat32);
     if (source.dtype == torch::kFloat16) {
       const double largest = features.abs().max().item<double>(), limit = std::numeric_limits<c10::Half>::max();
       TORCH_CHECK(!(largest > limit) || std::isinf(largest), "features of up to ", largest,
@@ -143,7 +145,7 @@ void FeatureLoader::read_ahead(int64_t batches) {
         std::memcpy(target, cache_->features(crop).data_ptr(), bytes);
         target += bytes;
       }
-      return features;
+      return smooseg::detail::pinned_for(source_.device, features);
     });
   };
   ahead_ = std::make_unique<Pipeline<Tensor>>(batches, source_.workers, source_.workers + 1, read);
@@ -154,7 +156,7 @@ Tensor FeatureLoader::next() {
   if (memory_.defined()) return from_memory(batch_(batch));
   const Tensor read = timed("wait", [this] { return ahead_->next(); });
   if (!cache_) return compute(source_, read).to(torch::kFloat32);
-  return timed("gather", [&] { return read.to(source_.device).to(torch::kFloat32); });
+  return timed("gather", [&] { return smooseg::detail::to_device(read, source_.device).to(torch::kFloat32); });
 }
 
 Tensor FeatureLoader::from_memory(const std::vector<int64_t>& crops) {
@@ -168,7 +170,7 @@ Tensor FeatureLoader::from_memory(const std::vector<int64_t>& crops) {
     }
   }
   return timed("gather", [&] {
-    const Tensor indices = torch::tensor(crops, torch::kInt64).to(source_.device);
+    const Tensor indices = smooseg::detail::to_device(torch::tensor(crops, torch::kInt64), source_.device);
     return memory_.index_select(0, indices).to(torch::kFloat32);
   });
 }

@@ -59,7 +59,7 @@ std::shared_ptr<backbone::Backbone> in_precision(const RuntimeSettings& settings
   if (settings.precision == "bfloat16" && !has_weights) {
     throw std::runtime_error("--precision: this backbone has no weights that could be bfloat16");
   }
-  const bool may_be_faster = device.is_cuda() || smooseg::detail::machine_has_bfloat16();
+  const bool may_be_faster = device.is_cpu() ? smooseg::detail::machine_has_bfloat16() : device.is_cuda();
   if (settings.precision == "float32" || !has_weights || (is_auto && !may_be_faster)) return backbone;
   const auto copy = std::dynamic_pointer_cast<backbone::Backbone>(backbone->clone());
   copy->to(torch::kBFloat16);

@@ -9,6 +9,7 @@
 #include "features/weight_files.hpp"
 #include "smooseg/backbone/exported.hpp"
 #include "smooseg/backbone/registry.hpp"
+#include "smooseg/detail/host_copy.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/position_free.hpp"
 #include "smooseg/version.hpp"
@@ -109,7 +110,7 @@ void TrainingFeatures::prepare(backbone::Backbone& backbone, const std::string& 
         [this, numbers, with = normalization_of(backbone)](int64_t i) {
           return timed("decode", [&] { return crops_.images({numbers[static_cast<std::size_t>(i)]}, with); });
         });
-    return [this, ahead] { return ahead->next().to(device_); };
+    return [this, ahead] { return smooseg::detail::to_device(ahead->next(), device_); };
   };
   const auto generator = at::make_generator<at::CPUGeneratorImpl>(mix_seed(model_.seed, SeedPurpose::kBackbone));
   timed("fit", [&] { backbone.fit(images, crops_.count(), generator); });
@@ -156,7 +157,7 @@ std::unique_ptr<FeatureCache> TrainingFeatures::cache(const FeatureSource& sourc
   recipe["smooseg"] = SMOOSEG_VERSION;
   // Other releases and devices round otherwise.
   recipe["libtorch"] = TORCH_VERSION;
-  recipe["device"] = device_.is_cuda() ? "cuda" : "cpu";
+  recipe["device"] = c10::DeviceTypeName(device_.type(), /*lower_case=*/true);
   return std::make_unique<FeatureCache>(settings_.cache, recipe, picture_hashes(), crops_, feature_shape(source),
                                         source.dtype, workers_);
 }

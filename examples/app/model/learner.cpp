@@ -1,7 +1,6 @@
 #include "model/learner.hpp"
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Context.h>
 
 #include "model/ablation.hpp"
 #include "smooseg/position_free.hpp"
@@ -28,17 +27,6 @@ io::TensorMap without_prefix(const io::TensorMap& tensors, const std::string& pr
   return result;
 }
 
-/// A generator of a device's random draws that is not LibTorch's own.
-at::Generator make_generator(torch::Device device) {
-  // Not a clone of the default one on the CPU too: LibTorch 1.13 never frees it.
-  if (device.is_cpu()) return at::make_generator<at::CPUGeneratorImpl>();
-  return at::globalContext().defaultGenerator(device).clone();
-}
-
-torch::Device device_of(const Model& model) {
-  return model.segmenter->predictor->student.device();
-}
-
 /// The model, with the parameters frozen that its ablation does not teach.
 Model& prepared(Model& model) {
   prepare_ablation(*model.segmenter, model.settings.without);
@@ -49,8 +37,7 @@ Model& prepared(Model& model) {
 
 Learner::Learner(Model& model)
     : model_(prepared(model)),
-      masks_(make_generator(device_of(model))),
-      pairs_(device_of(model).is_cpu() ? masks_ : make_generator(torch::kCPU)),
+      draws_(at::make_generator<at::CPUGeneratorImpl>()),
       energy_(energy_options(model.settings)),
       optimizer_(*model.segmenter, model.settings),
       restarts_(PrototypeRestartOptions().restart(restarts_prototypes(model.settings))) {
@@ -65,12 +52,11 @@ Learner::Step Learner::step(const Tensor& features) {
   Projector& projector = model_.segmenter->projector;
   PrototypePredictor& predictor = model_.segmenter->predictor;
   const uint64_t seed = mix_seed(s.seed, SeedPurpose::kStep, static_cast<uint64_t>(model_.step));
-  masks_.set_current_seed(seed);
-  pairs_.set_current_seed(seed);
+  draws_.set_current_seed(seed);
 
   projector->train();
-  const ProjectorOutput projected = timed("projector", [&] { return projector(features, masks_); });
-  const Tensor pairing = functional::random_pairing(features.size(0), pairs_);
+  const ProjectorOutput projected = timed("projector", [&] { return projector(features, draws_); });
+  const Tensor pairing = functional::random_pairing(features.size(0), draws_);
   const bool one_set = s.without == "data";  // of prototypes, the teacher's: they learn themselves
   const PrototypeLogits logits = timed(
       "predictor", [&] { return one_set ? one_set_logits(predictor, projected.code) : predictor(projected.code); });

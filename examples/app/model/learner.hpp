@@ -52,7 +52,7 @@ class Learner {
   Tensor compared(const Tensor& features) const;
 
   Model& model_;
-  at::Generator masks_, pairs_;  // drawn from the projector's dropout and for pairs of images; one on the CPU
+  at::Generator draws_;  // for dropout and pairs of images; on the CPU, so that any device gets the same
   EnergyLoss<> energy_;
   Optimizer optimizer_;
   std::optional<ThresholdController> controller_;

@@ -8,6 +8,7 @@
 
 #include "data/transforms.hpp"
 #include "model/labels.hpp"
+#include "smooseg/detail/host_copy.hpp"
 #include "smooseg/detail/parallel.hpp"
 
 namespace smooseg::app {
@@ -53,6 +54,7 @@ std::string flat_name(const Sample& sample) {
 
 void for_each_batch(const Dataset& dataset, const Normalization& with, torch::Device device,
                     const ScoreOptions& options, const std::function<void(int64_t, const LabelledBatch&)>& f) {
+  using smooseg::detail::to_device;
   const int64_t count = picture_count(dataset, options);
   const int64_t at_once = options.features ? 1 : options.batch;  // maps need not have one size
   for (int64_t first = 0; first < count; first += at_once) {
@@ -62,7 +64,7 @@ void for_each_batch(const Dataset& dataset, const Normalization& with, torch::De
       const Tensor map = options.features->read(feature_name(dataset, sample));
       const LabelledImage whole = load_sample(sample, dataset.classes, Transform{options.resolution});
       const auto middle = [](const Tensor& t) { return transformed(t, {0, /*square=*/true}).unsqueeze(0); };
-      f(first, {map.unsqueeze(0).to(device), middle(*whole.label).to(device), middle(whole.pixels),
+      f(first, {to_device(map.unsqueeze(0), device), to_device(middle(*whole.label), device), middle(whole.pixels),
                 whole.pixels.size(0), whole.pixels.size(1)});
       continue;
     }
@@ -75,7 +77,7 @@ void for_each_batch(const Dataset& dataset, const Normalization& with, torch::De
       images[at] = normalize(loaded.pixels, with);
       labels[at] = *loaded.label;
     });
-    f(first, {torch::stack(images).to(device), torch::stack(labels).to(device), torch::stack(pixels),
+    f(first, {to_device(torch::stack(images), device), to_device(torch::stack(labels), device), torch::stack(pixels),
               options.resolution, options.resolution});
   }
 }

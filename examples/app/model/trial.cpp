@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "smooseg/detail/host_copy.hpp"
 #include "smooseg/predictor.hpp"
 #include "support/seeds.hpp"
 
@@ -73,7 +74,8 @@ void Trial::learn(int64_t steps) {
   const int64_t batch = std::min(settings().batch, features_.size(0));
   while (model_.step < steps) {
     const auto crops = batch_indices(model_.step, batch, features_.size(0), settings().seed);
-    learner_.step(features_.index_select(0, torch::tensor(crops, torch::kInt64).to(features_.device())));
+    const Tensor indices = smooseg::detail::to_device(torch::tensor(crops, torch::kInt64), features_.device());
+    learner_.step(features_.index_select(0, indices));
   }
 }
 

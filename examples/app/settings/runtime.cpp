@@ -1,10 +1,12 @@
 #include "settings/runtime.hpp"
 
 #include <ATen/Parallel.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/util/Exception.h>
 #include <torch/cuda.h>
 
 #include <algorithm>
+#include <exception>
 #include <thread>
 
 #include "settings/options.hpp"
@@ -16,10 +18,19 @@ int core_count() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
+/// The device of a name as LibTorch writes it.
+torch::Device device_named(const std::string& name) {
+  try {
+    return torch::Device(name);
+  } catch (const std::exception&) {  // a number too large for LibTorch is a std::out_of_range
+    TORCH_CHECK(false, "--device: expected auto, cpu, cuda, cuda:N or another device of LibTorch, got '", name, "'");
+  }
+}
+
 }  // namespace
 
 void add_options(CLI::App& command, RuntimeSettings& settings) {
-  command.add_option("--device", settings.device, "auto, cpu, cuda or cuda:N");
+  command.add_option("--device", settings.device, "auto, cpu, cuda, cuda:N or another device of this LibTorch");
   command.add_option("--threads", settings.threads, "number of threads; 0: all cores")->check(from_to(0, 4096));
   command
       .add_option("--precision", settings.precision,
@@ -56,16 +67,16 @@ torch::Device start(const RuntimeSettings& settings, std::ostream& err) {
   }
   // Debian's LibTorch starts with one thread.
   at::set_num_threads(threads);
-  const int devices = static_cast<int>(torch::cuda::device_count());
   const std::string& name = settings.device;
-  if (name == "cpu" || (name == "auto" && devices == 0)) return torch::kCPU;
-  if (name == "auto") return {torch::kCUDA, 0};
-  const std::string number = name == "cuda" ? "0" : name.rfind("cuda:", 0) == 0 ? name.substr(5) : "";
-  const bool is_number = !number.empty() && number.size() < 4 && std::all_of(number.begin(), number.end(), ::isdigit);
-  TORCH_CHECK(is_number, "--device: expected auto, cpu, cuda or cuda:N, got '", name, "'");
-  const int index = std::stoi(number);
-  TORCH_CHECK(index < devices, "--device: ", name, " is not there: this LibTorch sees ", devices, " CUDA devices");
-  return {torch::kCUDA, static_cast<c10::DeviceIndex>(index)};
+  if (name == "auto" && torch::cuda::device_count() == 0) return torch::kCPU;
+  const torch::Device device = device_named(name == "auto" ? "cuda" : name);
+  if (device.is_cpu()) return torch::kCPU;
+  const auto index = std::max<c10::DeviceIndex>(device.index(), 0);
+  const int devices =
+      c10::impl::hasDeviceGuardImpl(device.type()) ? c10::impl::getDeviceGuardImpl(device.type())->deviceCount() : 0;
+  TORCH_CHECK(index < devices, "--device: ", name, " is not there: this LibTorch sees ", devices, " ",
+              c10::DeviceTypeName(device.type()), " devices");
+  return {device.type(), index};
 }
 
 }  // namespace smooseg::app

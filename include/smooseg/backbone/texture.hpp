@@ -23,6 +23,7 @@
 
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/baselines/kmeans.hpp"
+#include "smooseg/detail/host_copy.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
 namespace smooseg::backbone {
@@ -32,7 +33,7 @@ namespace smooseg::backbone {
 /// @return (B,3,H,W): L* in [0,100], a*, b*.
 inline Tensor rgb_to_lab(const Tensor& rgb) {
   const auto matrix = [&](const std::array<double, 9>& values) {
-    return at::tensor(at::ArrayRef<double>(values), rgb.options()).view({3, 3});
+    return smooseg::detail::numbers_on(rgb.device(), values, rgb.scalar_type()).view({3, 3});
   };
   const Tensor xyz = matrix({0.412453, 0.357580, 0.180423, 0.212671, 0.715160, 0.072169, 0.019334, 0.119193, 0.950227});
   const Tensor relative_xyz = xyz / xyz.sum({1}, /*keepdim=*/true);  // white is (1, 1, 1)
@@ -100,11 +101,11 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
   /// @param images as `Backbone::features` takes them, on the device of the textons. Pictures of any size: little more
   ///   memory is used than the result takes.
   /// @return (B,K,H/8,W/8), non-negative, of unit length along K.
-  /// @throws c10::Error for other shapes, dtypes or devices, and before `fit` or a load.
+  /// @throws c10::Error for other shapes, dtypes or devices; on the CPU, where that needs no wait, before `fit` or a load.
   Tensor features(const Tensor& images) override {
     constexpr auto kFunction = "Texture::features";
     check_images(images, kFunction, textons);
-    TORCH_CHECK(textons.any().item<bool>(), kFunction,
+    TORCH_CHECK(!textons.device().is_cpu() || textons.any().item<bool>(), kFunction,
                 ": there are no textons yet; call `fit` with pictures, or load a fitted state");
     const torch::NoGradGuard no_grad;
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
@@ -216,7 +217,7 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
   /// What textons are compared with: statistics standardised, positions weighted, (B,56,P) to the same.
   Tensor described(const Tensor& x) const {
     const double weight = options.position() * std::sqrt(static_cast<double>(kStatistics));
-    const Tensor weights = at::tensor({weight, weight / 2}, mean.options());
+    const Tensor weights = smooseg::detail::numbers_on(mean.device(), {weight, weight / 2}, mean.scalar_type());
     const auto per_channel = [&](const Tensor& v) { return v.to(x.scalar_type()).view({-1, 1}); };
     return (x - per_channel(at::cat({mean, at::zeros_like(weights)}))) *
            per_channel(at::cat({deviation.reciprocal(), weights}));
@@ -277,7 +278,7 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
   /// RGB in [0,1] of normalised images.
   static Tensor pixels(const Tensor& images) {
     const auto per_channel = [&](const std::array<double, 3>& values) {
-      return at::tensor(at::ArrayRef<double>(values), images.options()).view({1, 3, 1, 1});
+      return smooseg::detail::numbers_on(images.device(), values, images.scalar_type()).view({1, 3, 1, 1});
     };
     return at::addcmul(per_channel(kImageNetMean), images, per_channel(kImageNetStd)).clamp_(0, 1);
   }

@@ -19,6 +19,7 @@
 
 #include "smooseg/closeness.hpp"
 #include "smooseg/detail/check.hpp"
+#include "smooseg/detail/host_copy.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/pairing.hpp"
 
@@ -107,7 +108,7 @@ inline StegoTerms stego_loss(const StegoMaps& images, const StegoMaps& neighbors
   detail::check_map(images.features, kName, "images.features", "(B,C,...)");
   detail::check_map(images.code, kName, "images.code", "(B,D,...)");
   detail::check_pairing(pairing, images.features.size(0), images.features.device(), kName);
-  const Tensor partners = pairing.to(images.features.device(), /*non_blocking=*/true);
+  const Tensor partners = detail::to_device(pairing, images.features.device());
   const auto correspondence = [&](const StegoMaps& others, double shift) {
     return stego_correspondence(images.features, others.features, images.code, others.code, shift);
   };

@@ -12,6 +12,22 @@
 
 namespace smooseg::detail {
 
+/// A tensor of the CPU in memory that a CUDA device can read by itself; itself for other devices, and where it is so
+/// already. Threads that make a tensor ready do this too, since it is a copy.
+inline Tensor pinned_for(torch::Device device, const Tensor& tensor) {
+  return device.is_cuda() && tensor.device().is_cpu() && !tensor.is_pinned() ? tensor.pin_memory() : tensor;
+}
+
+/// A tensor on a device. One of the CPU is copied there without a wait; one that comes to the CPU has arrived.
+inline Tensor to_device(const Tensor& tensor, torch::Device device) {
+  return pinned_for(device, tensor).to(device, /*non_blocking=*/!device.is_cpu());
+}
+
+/// Numbers on a device, likewise.
+inline Tensor numbers_on(torch::Device device, at::ArrayRef<double> values, torch::ScalarType dtype) {
+  return to_device(at::tensor(values, dtype), device);
+}
+
 /// A small tensor on its way to the host. `start` never waits for the device; `get` does if it is called too soon.
 class HostCopy {
  public:
@@ -21,7 +37,7 @@ class HostCopy {
       host_ = tensor;
       return;
     }
-    host_ = at::empty(tensor.sizes(), tensor.options().device(torch::kCPU).pinned_memory(true));
+    host_ = at::empty(tensor.sizes(), tensor.options().device(torch::kCPU).pinned_memory(tensor.is_cuda()));
     host_.copy_(tensor, /*non_blocking=*/true);
     done_ = std::make_shared<c10::Event>(tensor.device().type());
     done_->record(c10::impl::VirtualGuardImpl(tensor.device().type()).getStream(tensor.device()));

@@ -93,11 +93,11 @@ void check_without_parameters(const Policy& policy, const Tensor& x) {
 /// What pairwise evaluation needs besides tensors; held by the autograd graph between forward and backward.
 template <class Closeness, class Penalty>
 struct PairwisePlan : torch::CustomClassHolder {
-  /// @param pairing is copied to the CPU, for which a pairing on another device waits.
-  PairwisePlan(Closeness w, Penalty delta, const Tensor& pairing, bool is_centered, int64_t max_bytes)
+  /// @param pairing on the features' device.
+  PairwisePlan(Closeness w, Penalty delta, Tensor pairing, bool is_centered, int64_t max_bytes)
       : closeness(std::move(w)),
         penalty(std::move(delta)),
-        partners(pairing.to(torch::kCPU).contiguous()),
+        partners(std::move(pairing)),
         centered(is_centered),
         block_bytes(max_bytes) {}
 
@@ -108,16 +108,28 @@ struct PairwisePlan : torch::CustomClassHolder {
     return torch::stack({weighted.sum(), delta.sum(), w.sum()});
   }
 
-  /// Calls f(0 within or 1 across, image, partner, first row, number of rows) for blocks within the memory bound.
+  /// Of maps (B,C,N) those that image i is compared with, (1,C,N): its own, or across images its partner's.
+  Tensor other(int64_t across, int64_t i, const Tensor& maps) const {
+    return across == 0 ? maps.narrow(0, i, 1) : maps.index_select(0, partners.narrow(0, i, 1));
+  }
+
+  /// Adds to the same maps.
+  void add_to_other(int64_t across, int64_t i, const Tensor& added, Tensor& maps) const {
+    if (across == 0) {
+      maps.narrow(0, i, 1) += added;
+    } else {
+      maps.index_add_(0, partners.narrow(0, i, 1), added);
+    }
+  }
+
+  /// Calls f(0 within or 1 across, image, first row, number of rows) for blocks within the memory bound.
   template <class F>
   void for_each_block(const Tensor& x, const F& f) const {
     const int64_t row_bytes = x.size(2) * static_cast<int64_t>(x.element_size());
     const int64_t rows = std::max<int64_t>(1, block_bytes / row_bytes);
-    const int64_t* const partner = partners.data_ptr<int64_t>();
     for (int64_t i = 0; i < x.size(0); ++i) {
       for (const int64_t across : {0, 1}) {
-        const int64_t j = across == 0 ? i : partner[i];
-        for (int64_t p = 0; p < x.size(2); p += rows) f(across, i, j, p, std::min(rows, x.size(2) - p));
+        for (int64_t p = 0; p < x.size(2); p += rows) f(across, i, p, std::min(rows, x.size(2) - p));
       }
     }
   }
@@ -140,9 +152,9 @@ struct PairwiseSums : torch::autograd::Function<PairwiseSums<Closeness, Penalty>
     context->save_for_backward({x, a});
     context->saved_data["plan"] = c10::IValue::make_capsule(plan);
     Tensor sums = torch::zeros({2, 3}, x.options());
-    plan->for_each_block(x, [&](int64_t across, int64_t i, int64_t j, int64_t p, int64_t rows) {
+    plan->for_each_block(x, [&](int64_t across, int64_t i, int64_t p, int64_t rows) {
       sums[across] += plan->sums(x.narrow(0, i, 1).narrow(2, p, rows), a.narrow(0, i, 1).narrow(2, p, rows),
-                                 x.narrow(0, j, 1), a.narrow(0, j, 1));
+                                 plan->other(across, i, x), plan->other(across, i, a));
     });
     return sums;
   }
@@ -155,11 +167,13 @@ struct PairwiseSums : torch::autograd::Function<PairwiseSums<Closeness, Penalty>
     const bool wants_x = context->needs_input_grad(0), wants_a = context->needs_input_grad(1);
     Tensor grad_x = wants_x ? torch::zeros_like(x) : Tensor();
     Tensor grad_a = wants_a ? torch::zeros_like(a) : Tensor();
-    plan->for_each_block(x, [&](int64_t across, int64_t i, int64_t j, int64_t p, int64_t rows) {
+    plan->for_each_block(x, [&](int64_t across, int64_t i, int64_t p, int64_t rows) {
       torch::AutoGradMode with_grad(true);
       const auto leaf = [](const Tensor& t, bool wanted) { return t.detach().requires_grad_(wanted); };
-      const Tensor xi = leaf(x.narrow(0, i, 1).narrow(2, p, rows), wants_x), xj = leaf(x.narrow(0, j, 1), wants_x);
-      const Tensor ai = leaf(a.narrow(0, i, 1).narrow(2, p, rows), wants_a), aj = leaf(a.narrow(0, j, 1), wants_a);
+      const Tensor xi = leaf(x.narrow(0, i, 1).narrow(2, p, rows), wants_x),
+                   xj = leaf(plan->other(across, i, x), wants_x);
+      const Tensor ai = leaf(a.narrow(0, i, 1).narrow(2, p, rows), wants_a),
+                   aj = leaf(plan->other(across, i, a), wants_a);
       const Tensor sum = (plan->sums(xi, ai, xj, aj) * grads[0][across]).sum();
       torch::autograd::variable_list leaves;
       if (wants_x) leaves.insert(leaves.end(), {xi, xj});
@@ -170,7 +184,7 @@ struct PairwiseSums : torch::autograd::Function<PairwiseSums<Closeness, Penalty>
       for (Tensor* grad : {&grad_x, &grad_a}) {
         if (!grad->defined()) continue;
         grad->narrow(0, i, 1).narrow(2, p, rows) += found[next++];
-        grad->narrow(0, j, 1) += found[next++];
+        plan->add_to_other(across, i, found[next++], *grad);
       }
     });
     return {grad_x, grad_a, Tensor()};
