@@ -35,11 +35,10 @@ struct Scene {
   }
 };
 
-/// Mean closeness across pairs of one label; and within images a quarter of the way from the mean of pairs of different
-/// labels to that of pairs of one. Pair by pair.
+/// Mean closeness across pairs of one label, and within images of different labels, pair by pair.
 Thresholds textbook(const Scene& s) {
   const Tensor flat = s.features.flatten(2), x = flat / flat.norm(2, {1}, /*keepdim=*/true);
-  double joined = 0, cut = 0, joined_within = 0;
+  double joined = 0, cut = 0;
   int64_t joined_pairs = 0, cut_pairs = 0;
   for (int64_t i = 0; i < kBatch; ++i) {
     const int64_t j = s.pairing[i].item<int64_t>();
@@ -50,11 +49,8 @@ Thresholds textbook(const Scene& s) {
     joined_pairs += same.sum().item<int64_t>();
     cut += within.masked_select(other).sum().item<double>();
     cut_pairs += other.sum().item<int64_t>();
-    joined_within += within.masked_select(other.logical_not()).sum().item<double>();
   }
-  const double different = cut / static_cast<double>(cut_pairs);
-  const double one = joined_within / static_cast<double>(kBatch * kPatches * kPatches - cut_pairs);
-  return {different + (one - different) / 4, joined / static_cast<double>(joined_pairs)};
+  return {cut / static_cast<double>(cut_pairs), joined / static_cast<double>(joined_pairs)};
 }
 
 ThresholdController controller(const ThresholdControllerOptions& options = {kClasses}) {

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "smooseg/detail/check.hpp"
+#include "smooseg/detail/host_copy.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/predictor.hpp"
 
@@ -131,7 +132,8 @@ class PrototypeRestarts {
     // The greatest sums of log-weights and Gumbel noise are draws without replacement.
     const Tensor uniform = at::rand({patches}, detail::torch_generator(generator), torch::kFloat64);
     const Tensor noise = -(-(uniform.clamp_min(1e-300)).log()).clamp_min(1e-300).log();
-    const Tensor keys = (1 - similarity.to(torch::kFloat64)).clamp_min(1e-12).log() + noise.to(similarity.device());
+    const Tensor keys =
+        (1 - similarity.to(torch::kFloat64)).clamp_min(1e-12).log() + detail::to_device(noise, similarity.device());
     const Tensor chosen = std::get<1>(keys.topk(std::min(classes, patches)));
     const Tensor vectors = code.flatten(2).transpose(0, 1).flatten(1).index_select(1, chosen).t();  // (K or P,D)
     const Tensor place =

@@ -48,7 +48,6 @@ struct ThresholdControllerOptions {
 struct ThresholdMeasurement {
   double joined_across = 0;   ///< closeness of patches of two images that are of one cluster
   double cut_within = 0;      ///< closeness of patches of one image that are of different clusters
-  double joined_within = 0;   ///< closeness of patches of one image that are of one cluster
   double cluster_share = 0;   ///< pairs across images that the clusters join
   double assigned_share = 0;  ///< pairs across images that the assignments join
   double classes_in_use = 0;  ///< classes with at least a twentieth of an equal share of the patches
@@ -65,11 +64,10 @@ struct ThresholdMeasurement {
 /// asks what Eq. 4 would have to make of these:
 ///
 ///     across = mean closeness of patches of two images that are of one cluster
-///     within = a quarter of the way from the mean closeness of patches of one image that are of different clusters to
-///              that of those that are of one
+///     within = mean closeness of patches of one image that are of different clusters
 ///
 /// Across images only what is as alike as the members of a class are is pulled together; within an image all is but what
-/// is nearly as unlike as different classes are. K decides both, since more classes are tighter ones. While the assignments use
+/// is as unlike as different classes are. K decides both, since more classes are tighter ones. While the assignments use
 /// fewer than `least_classes` of the K classes, `across` rises on towards 1, which pushes classes apart.
 ///
 /// A measurement costs about a step of k-means, O(N C K). On a GPU it counts from the next one on, so that after the
@@ -155,11 +153,10 @@ class ThresholdController {
 
  private:
   static constexpr auto kName = "smooseg::ThresholdController";
-  static constexpr int64_t kMeasured = 6;  // numbers of a measurement
-  static constexpr double kWithin = 0.25;  // where between different clusters and one the threshold within lies
+  static constexpr int64_t kMeasured = 5;  // numbers of a measurement
   static constexpr double kDecay = 0.9;    // of what earlier batches weigh in the centres
 
-  /// The numbers of a `ThresholdMeasurement`, (6) float64 on the features' device; NaN where there is no such pair.
+  /// The numbers of a `ThresholdMeasurement`, (5) float64 on the features' device; NaN where there is no such pair.
   Tensor measure(const Tensor& features, const Tensor& assignments, const Tensor& pairing) {
     const auto dtype = at::promote_types(torch::kFloat32, features.scalar_type());
     const Tensor wide = features.detach().flatten(2).to(dtype), x = wide / baselines::KMeans::norm(wide);  // (B,C,N)
@@ -185,7 +182,7 @@ class ThresholdController {
     const Tensor in_use = shares.ge(0.05 / static_cast<double>(options.num_classes())).sum().to(torch::kFloat64);
     return at::stack({with_partners(sums) / joined_across,
                       (pairs(whole, whole) - pairs(sums, sums)) / (all - joined_within), joined_across / all,
-                      with_partners(classes) / all, in_use, pairs(sums, sums) / joined_within});
+                      with_partners(classes) / all, in_use});
   }
 
   /// Of each patch, 1 at its greatest row and 0 elsewhere: (B,K,N) -> (B,N,K).
@@ -195,7 +192,7 @@ class ThresholdController {
 
   ThresholdMeasurement read() const {
     const auto* const values = measured_.get().data_ptr<double>();
-    return {values[0], values[1], values[5], values[2], values[3], values[4]};
+    return {values[0], values[1], values[2], values[3], values[4]};
   }
 
   /// Moves the thresholds to what the last measurement wants.
@@ -213,8 +210,7 @@ class ThresholdController {
   Thresholds wanted() const {
     const auto or_present = [](double value, double present) { return std::isfinite(value) ? value : present; };
     const double joined = or_present(measurement_.joined_across, thresholds_.across);
-    const double cut = measurement_.cut_within, within = cut + kWithin * (measurement_.joined_within - cut);
-    return {or_present(within, thresholds_.within), joined + pressure_ * std::max(0.0, 1 - joined)};
+    return {or_present(measurement_.cut_within, thresholds_.within), joined + pressure_ * std::max(0.0, 1 - joined)};
   }
 
   std::optional<at::Generator> generator_;

@@ -343,8 +343,7 @@ class Training {
       line.update({{"cluster_share", m.cluster_share},
                    {"assigned_share", m.assigned_share},
                    {"joined_across", m.joined_across},
-                   {"cut_within", m.cut_within},
-                   {"joined_within", m.joined_within}});
+                   {"cut_within", m.cut_within}});
     }
     const PrototypeRestarts& restarts = learner_->restarts();
     if (restarts.dead().defined()) line["dead_prototypes"] = restarts.dead().sum().item<int64_t>();

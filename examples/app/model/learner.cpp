@@ -40,7 +40,7 @@ Learner::Learner(Model& model)
       draws_(at::make_generator<at::CPUGeneratorImpl>()),
       energy_(energy_options(model.settings)),
       optimizer_(*model.segmenter, model.settings),
-      restarts_(PrototypeRestartOptions().restart(restarts_prototypes(model.settings))) {
+      restarts_(PrototypeRestartOptions().restart(model.settings.restarts == "on")) {
   const ModelSettings& s = model.settings;
   if (s.within_threshold) return;
   controller_.emplace(ThresholdControllerOptions(s.classes),
@@ -78,7 +78,7 @@ Learner::Step Learner::step(const Tensor& features) {
     optimizer_.step();
     if (s.teacher_update == "after") predictor->update_teacher();
   });
-  timed("restarts", [&] { restarts_.update(predictor, logits, projected.code, pairs_); });
+  timed("restarts", [&] { restarts_.update(predictor, logits, projected.code, draws_); });
   ++model_.step;
   return {e, logits.teacher.detach()};
 }

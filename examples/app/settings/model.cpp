@@ -144,9 +144,8 @@ void list_settings(ModelSettings& s, Add add) {
       "before the optimiser's step as the published program, or after it as the paper's pseudo-code")
       ->check(CLI::IsMember(Words{"before", "after"}));
   add(kTraining, "--restarts", s.restarts,
-      "whether prototypes that no patch is nearest to are put elsewhere; auto: where the thresholds are chosen while "
-      "training")
-      ->check(CLI::IsMember(Words{"auto", "on", "off"}));
+      "whether prototypes that no patch is nearest to are put elsewhere, or only reported")
+      ->check(CLI::IsMember(Words{"on", "off"}));
   add(kTraining, "--seed", s.seed, "decides every random draw");
 }
 
@@ -232,10 +231,6 @@ void choose_thresholds(ModelSettings& settings) {
       settings.within_threshold.value_or(entry == nullptr ? published.within_threshold() : entry->within_threshold);
   settings.across_threshold =
       settings.across_threshold.value_or(entry == nullptr ? published.across_threshold() : entry->across_threshold);
-}
-
-bool restarts_prototypes(const ModelSettings& settings) {
-  return settings.restarts == "auto" ? !settings.within_threshold : settings.restarts == "on";
 }
 
 std::optional<std::array<double, 3>> channels_from(const std::string& text) {

@@ -74,7 +74,7 @@ struct ModelSettings {
   double projector_rate = 1e-4;
   double predictor_rate = 5e-4;
   std::string teacher_update = "before";
-  std::string restarts = "auto";  ///< of dead prototypes
+  std::string restarts = "off";  ///< of dead prototypes
   uint64_t seed = 0;
   int64_t debias = 0;  ///< directions of positions that closeness leaves out; 0: none
 };
@@ -99,9 +99,6 @@ void choose_thresholds(ModelSettings& settings);
 
 /// "R,G,B" as three numbers; nothing for any other text.
 std::optional<std::array<double, 3>> channels_from(const std::string& text);
-
-/// Whether dead prototypes are restarted: with "auto" where the thresholds are chosen while training.
-bool restarts_prototypes(const ModelSettings& settings);
 
 /// What the features of training crops are rounded to.
 torch::ScalarType feature_dtype(const ModelSettings& settings);
