@@ -19,6 +19,7 @@
 #include "data/image_file.hpp"
 #include "features/feature_cache.hpp"
 #include "features/feature_loader.hpp"
+#include "smooseg/detail/parallel.hpp"
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/io/safetensors.hpp"
 #include "support.hpp"
@@ -258,7 +259,9 @@ TEST_CASE("a killed run leaves a usable cache", "[feature cache]") {
 
   const pid_t child = fork();
   REQUIRE(child >= 0);
-  if (child == 0) {  // killed while it writes its second shard
+  if (child == 0) {
+    // Killed while it writes its second shard. The pool's threads are not in this process.
+    smooseg::detail::ThreadPool::is_working() = true;
     std::ostringstream err;
     cache->fill(
         [&](const std::vector<int64_t>&) {
