@@ -23,6 +23,7 @@
 #include "smooseg/loss.hpp"
 #include "smooseg/metrics/confusion.hpp"
 #include "smooseg/projector.hpp"
+#include "smooseg/prototype_restarts.hpp"
 #include "smooseg/segmenter.hpp"
 #include "smooseg/thresholds.hpp"
 #include "support.hpp"
@@ -113,12 +114,14 @@ struct Head {
     e.total.backward();
     adam->step();
     predictor->update_teacher();
+    restarts.update(predictor, logits, projected.code, draws);
     return e;
   }
 
   static constexpr int64_t kBatch = 4, kChannels = 12, kClasses = 3;
   Projector projector{ProjectorOptions(kChannels, 6)};
   PrototypePredictor predictor{kClasses, 6};
+  PrototypeRestarts restarts{PrototypeRestartOptions().interval(2).least_share(0)};  // which looks, and finds none dead
   std::unique_ptr<torch::optim::Adam> adam;
 };
 
