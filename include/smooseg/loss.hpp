@@ -53,7 +53,8 @@ struct EnergyTerms {
 /// Eq. 7, the energy that training minimises: smoothness of the teacher's assignments plus the data term. With logits
 /// from a `PrototypePredictor`, the smoothness term's gradient reaches the code and the data term's the student's
 /// prototypes, and nothing else. `EnergyLoss<>` is the paper's; other policies are those of `functional::smoothness`.
-/// All options may be changed at any time and hold from the next call on.
+/// All options may be changed at any time and hold from the next call on. With an exchange (`SmoothnessOptions`) the mean
+/// of the processes' energies is the energy of all their images, and the mean of their gradients its gradient.
 template <class Closeness = CosineCloseness, class Penalty = CosinePenalty>
 class EnergyLossImpl : public torch::nn::Cloneable<EnergyLossImpl<Closeness, Penalty>> {
  public:
@@ -72,14 +73,17 @@ class EnergyLossImpl : public torch::nn::Cloneable<EnergyLossImpl<Closeness, Pen
   }
 
   /// @param features x of Eq. 2, (B,C,...), floating. @param logits (B,K,...) of the same patches.
-  /// @param pairing (B) int64: image i is compared with image pairing[i].
+  /// @param pairing (B) int64: image i is compared with image pairing[i]; with an exchange, of all processes' images.
   /// @throws c10::Error for shapes, dtypes or devices that do not fit, and as the options say.
   EnergyTerms forward(const Tensor& features, const PrototypeLogits& logits, const Tensor& pairing) {
     detail::check_map(logits.teacher, "smooseg::EnergyLoss", "logits.teacher", "(B,K,...)");
     const Tensor assignments = functional::soft_assignments(logits.teacher, options.temperature());
     const SmoothnessTerms s =
         functional::smoothness(features, assignments, pairing, options.smoothness(), closeness_, penalty_);
-    const Tensor data = functional::data_term(logits.student, logits.teacher, options.smoothness().reduction());
+    Tensor data = functional::data_term(logits.student, logits.teacher, options.smoothness().reduction());
+    if (options.smoothness().exchange() != nullptr && options.smoothness().reduction() == Reduction::kSum) {
+      data = data * options.smoothness().exchange()->size();
+    }
     const Tensor total = s.total() + data;
     if (options.check_finite()) check_finite(total, features, logits);
     return {total, s.within, s.across, data, s.within_penalty_mean, s.across_penalty_mean};

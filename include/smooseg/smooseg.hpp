@@ -16,6 +16,7 @@
 #include "smooseg/crf/dense_crf.hpp"
 #include "smooseg/eigen/energy.hpp"
 #include "smooseg/eigen/segment.hpp"
+#include "smooseg/exchange.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/io/names.hpp"
 #include "smooseg/loss.hpp"

@@ -7,6 +7,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <ostream>
 #include <type_traits>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "smooseg/detail/autograd/pairwise_sums.hpp"
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/host_copy.hpp"
+#include "smooseg/exchange.hpp"
 #include "smooseg/options.hpp"
 #include "smooseg/pairing.hpp"
 #include "smooseg/penalty.hpp"
@@ -33,6 +35,11 @@ struct SmoothnessOptions {
   /// Bound in bytes on each P x Q matrix that pairwise evaluation builds, forward and backward, and on each part of
   /// half-precision features that factorised evaluation converts.
   TORCH_ARG(int64_t, block_bytes) = int64_t{16} << 20;
+  /// The processes from all of whose images partners come, and over all of whose pairs the energy is taken; null: this
+  /// process alone. Every process has a batch of one size, and all have the same pairing of all images, those of process
+  /// 0 first, and get the same terms. The mean of the processes' gradients is then the gradient of these terms. For
+  /// factorised evaluation: only the sums over patches travel, O(C K) numbers an image.
+  TORCH_ARG(std::shared_ptr<Exchange>, exchange) = nullptr;
 };
 
 /// The two halves of Eq. 4 and the mean penalties of their pairs; scalars. Gradients flow through all four.
@@ -57,6 +64,9 @@ template <class Closeness, class Penalty>
 void check_options(const SmoothnessOptions& options, const char* function) {
   TORCH_CHECK((kFactorizes<Closeness, Penalty>) || options.evaluation() != Evaluation::kFactorized, function,
               ": factorised evaluation needs policies that are inner products of embeddings (with `embed`)");
+  TORCH_CHECK((kFactorizes<Closeness, Penalty> && options.evaluation() != Evaluation::kPairwise) ||
+                  options.exchange() == nullptr,
+              function, ": an exchange with other processes needs factorised evaluation");
   TORCH_CHECK(options.block_bytes() > 0, function, ": expected block_bytes > 0, got ", options.block_bytes());
 }
 
@@ -81,8 +91,9 @@ Tensor pair_sums(const Tensor& features, Tensor a, const Tensor& pairing, const 
       const double x_eps = normalizing_eps(closeness), a_eps = normalizing_eps(penalty);
       if (x_eps < 0) x = embedded(closeness, x.to(dtype));
       if (a_eps < 0) a = embedded(penalty, a);
-      return FactorizedSums::apply(x, a, to_device(pairing, x.device()),
-                                   FactorizedSums::Options{x_eps, a_eps, centered, options.block_bytes()});
+      return FactorizedSums::apply(
+          x, a, to_device(pairing, x.device()),
+          FactorizedSums::Options{x_eps, a_eps, centered, options.block_bytes(), options.exchange().get()});
     }
   }
   x = x.to(dtype);
@@ -109,8 +120,9 @@ namespace functional {
 /// @param features x, (B,C,...), floating; needs no gradient, but gets one where it asks for it. A value that is not
 ///   finite makes every term NaN (see `EnergyOptions::check_finite`).
 /// @param assignments a, (B,K,...), floating, soft assignments of the same patches.
-/// @param pairing (B) int64, image i is compared with image pairing[i] (see `functional::random_pairing`). On the CPU its
-///   values are checked here; on the features' device, where they cannot be without waiting, by LibTorch's operators.
+/// @param pairing (B) int64, image i is compared with image pairing[i] (see `functional::random_pairing`); with an
+///   exchange, of all processes' images. On the CPU its values are checked here; on the features' device, where they
+///   cannot be without waiting, by LibTorch's operators.
 /// @return scalars in float32 (float64 if an input is). Half precision inputs are summed in float32, also under
 ///   autocast.
 /// @throws c10::Error for shapes, dtypes or devices that do not fit, those that a policy returns among them, or
@@ -131,13 +143,14 @@ SmoothnessTerms smoothness(const Tensor& features, const Tensor& assignments, co
       features.sizes().slice(2) == assignments.sizes().slice(2), kName,
       ": expected features and assignments of the same patches, that is, equal dimensions after the second, got ",
       detail::shape_of(features), " and ", detail::shape_of(assignments), "; flatten(2) joins (h,w) to one");
-  detail::check_pairing(pairing, features.size(0), features.device(), kName);
+  const int64_t images = features.size(0) * (options.exchange() == nullptr ? 1 : options.exchange()->size());
+  detail::check_pairing(pairing, images, features.device(), kName);
 
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const bool wide = features.scalar_type() == torch::kFloat64 || assignments.scalar_type() == torch::kFloat64;
   const Tensor a = assignments.flatten(2).to(wide ? torch::kFloat64 : torch::kFloat32);
   const Tensor sums = detail::pair_sums(features, a, pairing, options, closeness, penalty);
-  const double pairs = static_cast<double>(a.size(0) * a.size(2)) * static_cast<double>(a.size(2));
+  const double pairs = static_cast<double>(images * a.size(2)) * static_cast<double>(a.size(2));
   // sum (Wc - b) delta; adding the mean of W back to Wc only shifts b.
   const auto energy = [&](const Tensor& of, double threshold) {
     const Tensor weighted = of[0], delta = of[1], raw = of[2];

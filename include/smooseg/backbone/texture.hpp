@@ -17,6 +17,7 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <ostream>
 #include <vector>
@@ -25,6 +26,7 @@
 #include "smooseg/baselines/kmeans.hpp"
 #include "smooseg/detail/host_copy.hpp"
 #include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/exchange.hpp"
 
 namespace smooseg::backbone {
 
@@ -57,6 +59,9 @@ struct TextureOptions {
 
   /// Sharpness of the assignment to textons: the factor of the cosines in the softmax. Default: 10
   TORCH_ARG(double, sharpness) = 10.0;
+
+  /// The processes that share the pictures of `fit`, and all find the same textons; null: this process looks at all.
+  TORCH_ARG(std::shared_ptr<Exchange>, exchange) = nullptr;
 };
 
 /// Statistics of patches of 8 x 8 pixels, compared with the textons (Malik et al., 2001) of the pictures that it was
@@ -122,22 +127,29 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
   /// Finds the statistics and textons of training pictures. Of more than `kFitPictures`, a random choice is looked at,
   /// and of all patches at most `kFitPatches` are kept, so that memory is bounded.
   /// @return mean cosine of patches and their nearest textons.
-  /// @throws c10::Error for pictures that `features` would not take, and for fewer patches than textons.
+  /// @throws c10::Error for pictures that `features` would not take, for fewer patches than textons, and for fewer
+  ///   pictures than processes.
   double fit(const ImageSource& images, int64_t count, const std::optional<at::Generator>& generator) override {
     constexpr auto kFunction = "Texture::fit";
     TORCH_CHECK(count >= 1, kFunction, ": expected at least 1 picture, got ", count);
     const torch::NoGradGuard no_grad;
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-    const Tensor order = random_order(count, generator).narrow(0, 0, std::min(count, kFitPictures));
+    Tensor order = random_order(count, generator).narrow(0, 0, std::min(count, kFitPictures));
+    int64_t wanted = kFitPatches;
+    if (options.exchange() != nullptr) {
+      const int64_t processes = options.exchange()->size();
+      TORCH_CHECK(count >= processes, kFunction, ": expected at least 1 picture for each of ", processes,
+                  " processes, got ", count);
+      order = order.slice(0, options.exchange()->rank(), order.numel(), processes).contiguous();
+      wanted /= processes;
+    }
     const ImageStream next_image = images({order.data_ptr<int64_t>(), order.data_ptr<int64_t>() + order.numel()});
-    const Tensor patches = sample(next_image, order.numel(), generator, kFunction);
+    const Tensor patches = sample(next_image, order.numel(), wanted, generator, kFunction);
     TORCH_CHECK(patches.size(0) >= options.textons(), kFunction, ": expected at least as many patches as textons, ",
                 options.textons(), ", got ", patches.size(0), " from ", count, " pictures");
     const Tensor found = patches.narrow(1, 0, kStatistics);
-    mean.copy_(found.mean(0));
-    // The bound keeps rounding errors of grey or plain pictures from being blown up.
-    deviation.copy_(found.std(0).clamp_min(0.01));
-    baselines::KMeans kmeans(options.textons(), generator);
+    standardise(found);
+    baselines::KMeans kmeans(baselines::KMeansOptions(options.textons()).exchange(options.exchange()), generator);
     const double similarity = kmeans.fit(described(patches.unsqueeze(2)));
     textons.copy_(kmeans.centers());
     return similarity;
@@ -189,11 +201,27 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     return at::randperm(count, smooseg::detail::torch_generator(generator), torch::kInt64);
   }
 
-  /// The statistics of patches drawn from `count` pictures, with their positions: (N,56), N up to kFitPatches.
-  Tensor sample(const ImageStream& next_image, int64_t count, const std::optional<at::Generator>& generator,
-                const char* function) const {
+  /// Mean and deviation of statistics (N,54), over all processes.
+  void standardise(const Tensor& found) {
+    Tensor average, spread;
+    if (options.exchange() == nullptr) {
+      average = found.mean(0);
+      spread = found.std(0);
+    } else {
+      Exchange& exchange = *options.exchange();
+      const Tensor count = exchange.all_reduce(at::full({1}, found.size(0), found.options()));
+      average = exchange.all_reduce(found.sum(0)) / count;
+      spread = (exchange.all_reduce((found - average).square().sum(0)) / (count - 1)).sqrt();
+    }
+    mean.copy_(average);
+    // The bound keeps rounding errors of grey or plain pictures from being blown up.
+    deviation.copy_(spread.clamp_min(0.01));
+  }
+
+  /// The statistics of up to `wanted` patches drawn from `count` pictures, with their positions: (N,56).
+  Tensor sample(const ImageStream& next_image, int64_t count, int64_t wanted,
+                const std::optional<at::Generator>& generator, const char* function) const {
     std::vector<Tensor> kept;
-    int64_t wanted = kFitPatches;
     for (int64_t i = 0; i < count; ++i) {
       const Tensor images = next_image();
       check_images(images, function);

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "smooseg/closeness.hpp"
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/exchange.hpp"
 
 namespace smooseg::baselines {
 
@@ -36,6 +38,10 @@ struct KMeansOptions {
 
   /// `fit` stops when a pass improves the mean similarity to the nearest centre by less than this. Default: 1e-5
   TORCH_ARG(double, tolerance) = 1e-5;
+
+  /// The processes that each have a part of the vectors, which may differ in size, and all get the same centres; null:
+  /// this process has all. The sums of clusters travel, and centres are seeded from the vectors of process 0.
+  TORCH_ARG(std::shared_ptr<Exchange>, exchange) = nullptr;
 };
 
 /// k-means under the cosine distance 1 - cos (spherical k-means: Dhillon and Modha, 2001). Centres are unit vectors:
@@ -64,7 +70,7 @@ class KMeans {
 
   /// Moves the centres towards one mini-batch. The first one also seeds them: make it a fair sample of many images.
   /// @param features (B,C,...), floating: the vectors along dimension 1, so a matrix (N,C) holds N of them. At least
-  ///   `num_clusters` in the first call.
+  ///   `num_clusters` in the first call (of process 0).
   /// @return mean similarity of the vectors to their nearest centres, before the move.
   /// @throws c10::Error for other shapes or dtypes, too few vectors, or values that are not finite.
   double update(const Tensor& features) {
@@ -125,6 +131,14 @@ class KMeans {
  private:
   static constexpr auto kName = "smooseg::baselines::KMeans";
 
+  /// Whether this is the process that seeds centres.
+  bool seeds() const { return options.exchange() == nullptr || options.exchange()->rank() == 0; }
+
+  /// The sum over the processes.
+  Tensor over_processes(const Tensor& t) const {
+    return options.exchange() == nullptr ? t : options.exchange()->all_reduce(t.contiguous());
+  }
+
   /// Number of vectors whose similarities with all centres may be held at a time.
   int64_t part_size() const { return std::max<int64_t>(1, (int64_t{1} << 22) / options.num_clusters()); }
 
@@ -140,8 +154,9 @@ class KMeans {
   Tensor unit_vectors(const Tensor& features, const char* function) const {
     check_features(features, function);
     const Tensor vectors = features.movedim(1, -1).reshape({-1, features.size(1)});
-    TORCH_CHECK(centers_.defined() || vectors.size(0) >= options.num_clusters(), function, ": expected at least ",
-                options.num_clusters(), " vectors, one for each cluster, got ", vectors.size(0));
+    TORCH_CHECK(centers_.defined() || !seeds() || vectors.size(0) >= options.num_clusters(), function,
+                ": expected at least ", options.num_clusters(), " vectors, one for each cluster, got ",
+                vectors.size(0));
     const Tensor wide = vectors.to(c10::promoteTypes(vectors.scalar_type(), torch::kFloat));
     TORCH_CHECK(at::isfinite(wide.sum()).item<bool>(), function, ": features hold values that are not finite");
     return wide / norm(wide);
@@ -165,13 +180,14 @@ class KMeans {
 
   /// k-means++: each centre a vector, drawn by its distance from those before it.
   void seed(const Tensor& vectors) {
-    centers_ = at::empty({options.num_clusters(), vectors.size(1)}, vectors.options());
+    centers_ = at::zeros({options.num_clusters(), vectors.size(1)}, vectors.options());
     Tensor nearest = at::zeros({vectors.size(0)}, vectors.options());
-    for (int64_t k = 0; k < options.num_clusters(); ++k) {
+    for (int64_t k = 0; seeds() && k < options.num_clusters(); ++k) {
       centers_[k].copy_(vectors[draw(nearest)]);
       const Tensor d = distances(vectors, centers_[k]);
       nearest = k == 0 ? d : at::minimum(nearest, d);
     }
+    centers_ = over_processes(centers_);
     sums_ = at::zeros_like(centers_);
     weights_ = at::zeros({options.num_clusters()}, vectors.options());
   }
@@ -179,9 +195,10 @@ class KMeans {
   /// Weights what the clusters hold by `decay`, adds each vector to the cluster with the nearest centre, and moves the
   /// centres. Returns the mean similarity before the move.
   double step(const Tensor& vectors, double decay) {
-    sums_ *= decay;
-    weights_ *= decay;
-    double total = 0;
+    const double earlier = seeds() ? decay : 0;  // what came before counts once
+    sums_ *= earlier;
+    weights_ *= earlier;
+    double total = 0, count = static_cast<double>(vectors.size(0));
     for (const Tensor& part : vectors.split(part_size())) {
       const auto [similarity, cluster] = at::mm(part, centers_.t()).max(1);
       // As a product, because index_add_ sums in no fixed order on a GPU.
@@ -190,9 +207,17 @@ class KMeans {
       weights_ += member.sum(0);
       total += similarity.sum(torch::kFloat64).item<double>();
     }
+    if (options.exchange() != nullptr) {
+      const Tensor sums = over_processes(at::cat({sums_, weights_.unsqueeze(1)}, 1));
+      sums_ = sums.narrow(1, 0, sums_.size(1)).contiguous();
+      weights_ = sums.select(1, sums_.size(1)).contiguous();
+      const Tensor totals = over_processes(at::tensor({total, count}, torch::kFloat64));
+      total = totals[0].item<double>();
+      count = totals[1].item<double>();
+    }
     centers_ = sums_ / norm(sums_);
     reseed_empty(vectors);
-    return total / static_cast<double>(vectors.size(0));
+    return total / count;
   }
 
   /// Seeds again the clusters that hold the weight of less than one vector.
@@ -204,13 +229,18 @@ class KMeans {
       parts.push_back((1 - std::get<0>(at::mm(part, centers_.t()).max(1))).clamp_min_(0));
     }
     Tensor nearest = at::cat(parts);
+    Tensor chosen = at::zeros({empty.size(0), vectors.size(1)}, vectors.options());
+    for (int64_t i = 0; seeds() && i < empty.size(0); ++i) {
+      const Tensor vector = vectors[draw(nearest)];
+      chosen[i].copy_(vector);
+      nearest = at::minimum(nearest, distances(vectors, vector));
+    }
+    chosen = over_processes(chosen);
     for (int64_t i = 0; i < empty.size(0); ++i) {
       const int64_t k = empty[i].item<int64_t>();
-      const Tensor vector = vectors[draw(nearest)];
-      centers_[k].copy_(vector);
-      sums_[k].copy_(vector);
+      centers_[k].copy_(chosen[i]);
+      sums_[k].copy_(chosen[i]);
       weights_[k].fill_(1);
-      nearest = at::minimum(nearest, distances(vectors, vector));
     }
   }
 

@@ -11,6 +11,7 @@
 
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/exchange.hpp"
 #include "smooseg/metrics/scores.hpp"
 
 namespace smooseg::metrics {
@@ -62,6 +63,16 @@ class ConfusionMatrix {
     counts_ += other.counts_;
     if (other.there_.defined()) add_there(other.there_);
     return *this;
+  }
+
+  /// Adds what the other processes counted, so that all have the counts of all.
+  /// @throws c10::Error as `counts`.
+  void all_reduce(Exchange& exchange) {
+    Tensor all = torch::empty({counts_.size()}, torch::kInt64);  // in the order of Eigen's columns
+    Eigen::Map<Counts>(all.data_ptr<int64_t>(), counts_.rows(), counts_.cols()) = counts();
+    all = exchange.all_reduce(all);
+    counts_ = from_bins(all);
+    there_ = Tensor();
   }
 
   /// (num_clusters, num_classes); waits for the device that counted.

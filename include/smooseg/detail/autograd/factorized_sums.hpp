@@ -16,6 +16,7 @@
 #include "smooseg/detail/kernels/products.hpp"
 #include "smooseg/detail/kernels/widen.hpp"
 #include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/exchange.hpp"
 
 namespace smooseg::detail {
 
@@ -26,6 +27,10 @@ namespace smooseg::detail {
 ///     sum Wc delta = -<G_i, G_j - s_j m_j^T>   with W centred by row.
 ///
 /// One product over x forward, one backward (two where x wants a gradient); x is never copied.
+///
+/// Of several processes: G, s and f of all their images are gathered, and all have the same sums. The gradient to a
+/// process's own images is that of the sums of all processes together, size() times that of one, so that the mean of
+/// their gradients is the gradient of one; it follows from what was gathered.
 struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
   using Context = torch::autograd::AutogradContext;
 
@@ -34,16 +39,20 @@ struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
     double features_eps, labels_eps;
     bool centered;
     int64_t block_bytes;
+    Exchange* exchange;  // null: this process alone
   };
 
-  /// @param x (B,C,N), floating. @param a (B,K,N), of the dtype to compute in. @return (2,3): within, across.
+  /// @param x (B,C,N), floating. @param a (B,K,N), of the dtype to compute in. @param pairing (B), of all processes.
+  /// @return (2,3): within, across.
   static Tensor forward(Context* context, const Tensor& x, const Tensor& a, const Tensor& pairing,
                         const Options& options) {
     std::vector<PatchMoments> parts;
     for_each_part(x, a.scalar_type(), options.block_bytes, [&](int64_t first, const Tensor& part) {
       parts.push_back(patch_moments(part, a.narrow(2, first, part.size(2)), options.features_eps, options.labels_eps));
     });
-    const PatchMoments moments = joined(parts);
+    PatchMoments moments = joined(parts);
+    const int64_t processes = options.exchange == nullptr ? 1 : options.exchange->size();
+    if (processes > 1) gather(*options.exchange, moments);
     const WithPartners p(moments, pairing, a.size(2));
 
     // sum_i <G_i, G_j> for j = i and for i's partner, (2); likewise of the labels and of W itself.
@@ -52,7 +61,7 @@ struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
     };
     const auto squares = [&](const Tensor& u) { return torch::stack({dot(u, u), dot(u, mixed(p.partners, u))}); };
     const Tensor closeness = squares(p.f), labels = squares(p.s);
-    const double pairs = static_cast<double>(a.size(0) * a.size(2)) * static_cast<double>(a.size(2));
+    const double pairs = static_cast<double>(pairing.size(0) * a.size(2)) * static_cast<double>(a.size(2));
     Tensor product = squares(p.g), g_times_m;
     if (options.centered) {
       g_times_m = batched_product(p.g_maps, p.m_both.transpose(1, 2));  // (B,K,2)
@@ -64,6 +73,8 @@ struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
     context->saved_data["features_eps"] = options.features_eps;
     context->saved_data["labels_eps"] = options.labels_eps;
     context->saved_data["block_bytes"] = options.block_bytes;
+    context->saved_data["processes"] = processes;
+    context->saved_data["first_image"] = processes > 1 ? options.exchange->rank() * a.size(0) : int64_t{0};
     return torch::stack({options.centered ? -product : closeness - product, pairs - labels, closeness}, 1);
   }
 
@@ -73,21 +84,26 @@ struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
     const Tensor &x = saved[0], &a = saved[1], &x_scale = saved[3], &a_scale = saved[4], &g_times_m = saved[7];
     const bool centered = g_times_m.defined();
     const WithPartners p({saved[5], saved[6], x_scale, a_scale}, saved[2], a.size(2));
-    const auto to_sum = grads[0].unbind(1);  // of W delta, delta and W: (2) each, within and across
+    const int64_t processes = context->saved_data["processes"].toInt();
+    // Of W delta, delta and W: (2) each, within and across.
+    const auto to_sum = (processes > 1 ? grads[0] * processes : grads[0]).unbind(1);
+    const auto own = [&, first = context->saved_data["first_image"].toInt()](const Tensor& t) {
+      return t.narrow(0, first, a.size(0));  // of all processes' images
+    };
 
     // w_0 sum_i <u_i, u_i> + w_1 sum_i <u_i, u_j> has the gradient (2 w_0 + w_1 (P + P^T)) u to u.
-    const Tensor itself = torch::eye(a.size(0), p.s.options());
+    const Tensor itself = torch::eye(p.s.size(0), p.s.options());
     const auto of_squares = [&](const Tensor& weights, const Tensor& u) {
-      return mixed(2 * weights[0] * itself + weights[1] * (p.partners + p.partners.t()), u);
+      return mixed(own(2 * weights[0] * itself + weights[1] * (p.partners + p.partners.t())), u);
     };
     // The gradient to s or m from those to s_both or m_both.
     const auto own_and_partners = [&](const Tensor& of_both, int64_t dim) {
-      return of_both.select(dim, 0) + mixed(p.partners.t(), of_both.select(dim, 1));
+      return own(of_both.select(dim, 0)) + mixed(own(p.partners.t()), of_both.select(dim, 1));
     };
     const Tensor grad_g = of_squares(-to_sum[0], p.g).view({a.size(0), a.size(1), x.size(1)});
     Tensor grad_s = of_squares(-to_sum[1], p.s);
     if (centered) {
-      batched_product(p.s_both * to_sum[0], p.m_both, {}, grad_g);
+      batched_product(own(p.s_both) * to_sum[0], own(p.m_both), {}, grad_g);
       grad_s += own_and_partners(g_times_m * to_sum[0], 2);
     }
 
@@ -124,6 +140,15 @@ struct FactorizedSums : torch::autograd::Function<FactorizedSums> {
   }
 
  private:
+  /// Those of all processes' images in the place of this one's; the scales stay.
+  static void gather(Exchange& exchange, PatchMoments& moments) {
+    const auto product = moments.product.sizes().vec();  // (B,K+1,C)
+    const int64_t length = product[1] * product[2];
+    const Tensor all = exchange.all_gather(at::cat({moments.product.flatten(1), moments.labels.flatten(1)}, 1));
+    moments.product = all.narrow(1, 0, length).contiguous().view({-1, product[1], product[2]});
+    moments.labels = all.narrow(1, length, all.size(1) - length).contiguous().unsqueeze(2);
+  }
+
   /// The moments of each image i, and the small ones also of its partner j.
   struct WithPartners {
     WithPartners(const PatchMoments& moments, const Tensor& pairing, int64_t patches)
