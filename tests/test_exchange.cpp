@@ -1,6 +1,7 @@
 // Several processes that learn one model: what each gets is what one process with all images gets. The processes are
 // threads here; those of the program are in app/test_processes.cpp.
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <torch/optim/adam.h>
 
 #include <chrono>
@@ -103,7 +104,7 @@ struct Trained {
 };
 
 struct Start {
-  Projector projector{ProjectorOptions(12, 6).dropout(0)};
+  Projector projector{ProjectorOptions(12, 6)};
   PrototypePredictor predictor{PrototypePredictorOptions(5, 6).momentum(0.9)};
   Tensor pool = torch::randn({40, 12, 5, 5}, kWide);
 
@@ -121,13 +122,15 @@ Trained learn(const Start& start, EnergyOptions options, const std::shared_ptr<T
   std::vector<Tensor> weights = projector->parameters();
   weights.push_back(predictor->student);
   torch::optim::Adam adam(weights, 1e-2);
+  projector->options.exchange(exchange);
   options.smoothness().exchange(exchange);
   EnergyLoss energy(options);
   std::vector<Tensor> losses;
   for (int64_t step = 0; step < 15; ++step) {
     const Tensor batch = (torch::arange(32) * 7 + step * 11).remainder(40).slice(0, first, first + own);
     const Tensor pairing = (torch::arange(32) + 1 + step).remainder(32);
-    const ProjectorOutput o = projector(start.pool.index_select(0, batch));
+    const auto masks = at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(step));
+    const ProjectorOutput o = projector(start.pool.index_select(0, batch), masks);
     const EnergyTerms e = energy(o.features, predictor(o.code), pairing);
     const Tensor terms =
         torch::stack({e.total, e.within, e.across, e.data, e.within_penalty_mean, e.across_penalty_mean});

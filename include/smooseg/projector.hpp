@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <ostream>
 
@@ -18,6 +19,7 @@
 #include "smooseg/detail/host_copy.hpp"
 #include "smooseg/detail/kernels/rows.hpp"
 #include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/exchange.hpp"
 
 namespace smooseg {
 
@@ -29,6 +31,9 @@ struct ProjectorOptions {
   TORCH_ARG(int64_t, embed_dim);
   /// Probability with which a whole channel is dropped in training, in [0,1).
   TORCH_ARG(double, dropout) = 0.2;
+  /// The processes that have a batch of one size each: from equal generators all draw the masks of all images, those of
+  /// process 0 first, and take their own. Null: this process alone.
+  TORCH_ARG(std::shared_ptr<Exchange>, exchange) = nullptr;
 };
 
 struct ProjectorOutput {
@@ -93,8 +98,11 @@ class ProjectorImpl : public torch::nn::Cloneable<ProjectorImpl> {
     if (!is_training() || options.dropout() == 0) return {};
     const double keep = 1 - options.dropout();
     const torch::Device device = generator ? generator->device() : x.device();
-    Tensor mask = torch::empty({x.size(0), x.size(1)}, x.options().requires_grad(false).device(device));
+    const Exchange* const exchange = options.exchange().get();
+    const int64_t images = x.size(0), processes = exchange == nullptr ? 1 : exchange->size();
+    Tensor mask = torch::empty({images * processes, x.size(1)}, x.options().requires_grad(false).device(device));
     mask.bernoulli_(keep, detail::torch_generator(generator)).div_(keep);
+    if (processes > 1) mask = mask.narrow(0, exchange->rank() * images, images);
     return detail::to_device(mask, x.device());
   }
 

@@ -83,6 +83,9 @@ class PrototypeRestarts {
     restarts_ = restarts_.defined() ? restarts_.to(dead_.device()) + dead_ : dead_.to(torch::kInt64);
   }
 
+  /// Whether the last `update` looked for the dead, at which it may have changed prototypes.
+  bool looked() const { return calls_ > 0 && calls_ % options.interval() == 0; }
+
   /// The prototypes that were dead at the last look, before they were restarted: (K) bool on the device of the logits;
   /// undefined before the first look.
   const Tensor& dead() const { return dead_; }

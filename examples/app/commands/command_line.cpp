@@ -142,7 +142,12 @@ int run(const std::vector<std::string>& arguments, std::ostream& out, std::ostre
   }
   try {
     for (const Command& command : commands) {
-      if (program.got_subcommand(command.name)) command.execute({out, err});
+      if (!program.got_subcommand(command.name)) continue;
+      if (const int64_t size = process_place().size; size > 1 && !command.is_shared) {
+        throw std::runtime_error("WORLD_SIZE: '" + command.name + "' works in one process, and " +
+                                 std::to_string(size) + " were started");
+      }
+      command.execute({out, err});
     }
     return finished(0);
   } catch (const Stopped& e) {

@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "support/processes.hpp"
+
 namespace smooseg::app {
 
 /// Where a command prints: results to `out`, progress and errors to `err`.
@@ -27,6 +29,7 @@ struct Command {
   std::function<void(CLI::App&)> add_options;
   std::function<void(const Console&)> execute;  ///< after all arguments were parsed and checked
   std::string also_reads = {};  ///< command whose section of a TOML file counts too, where it names options of this one
+  bool is_shared = false;       ///< whether several processes may share its work
 };
 
 /// A command with settings of its own, whose options an `add_options(CLI::App&, Settings&)` beside them adds.
@@ -36,6 +39,20 @@ Command make_command(const std::string& name, const std::string& description,
   const auto settings = std::make_shared<Settings>();
   return {name, description, [settings](CLI::App& app) { add_options(app, *settings); },
           [settings, execute](const Console& console) { execute(*settings, console); }};
+}
+
+/// Likewise one whose work several processes share. Only the first of them prints what `execute` prints.
+template <class Settings>
+Command make_shared_command(const std::string& name, const std::string& description,
+                            void (*execute)(const Settings&, const Console&, const std::shared_ptr<Processes>&)) {
+  const auto settings = std::make_shared<Settings>();
+  const auto run = [settings, execute](const Console& console) {
+    together([&](const std::shared_ptr<Processes>& processes) {
+      std::ostream nowhere(nullptr);
+      execute(*settings, processes->is_first() ? console : Console{nowhere, nowhere}, processes);
+    });
+  };
+  return {name, description, [settings](CLI::App& app) { add_options(app, *settings); }, run, {}, true};
 }
 
 Command train_command();

@@ -1,6 +1,7 @@
 // `smooseg evaluate`: a model's labels of a labelled split, matched with the classes and scored.
 
 #include <algorithm>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -19,6 +20,7 @@
 #include "smooseg/io/atomic_file.hpp"
 #include "smooseg/version.hpp"
 #include "support/disk.hpp"
+#include "support/processes.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -61,12 +63,12 @@ void add_options(CLI::App& app, EvaluateSettings& s) {
 
 /// The paper's baseline in the segmenter's place.
 Segmenter kmeans_segmenter(const Model& model, const EvaluateSettings& s, const std::optional<FeatureFiles>& files,
-                           torch::Device device, std::ostream& err) {
+                           torch::Device device, const std::shared_ptr<Processes>& processes, std::ostream& err) {
   const auto backbone = model.segmenter->backbone;
   const int workers = worker_count(s.features, s.runtime);
   Dataset dataset = open_dataset(s.data, "train", Labels::kNone);
   if (s.on_error == "skip") leave_out_bad(dataset, check_of(crops_of(dataset, model.settings, files)), workers, err);
-  TrainingFeatures features(dataset, model.settings, s.features, device, workers, files);
+  TrainingFeatures features(dataset, model.settings, s.features, device, workers, files, processes);
   SegmenterHead head;
   naming_all_bad(dataset, check_of(features.crops()), workers, [&] {
     head = kmeans_head({model.settings, *backbone, features, device, err});
@@ -117,10 +119,10 @@ nlohmann::json to_json(const Sample& sample, const PictureCounts& counts, const 
           {"accuracy", accuracy ? nlohmann::json(*accuracy) : nlohmann::json()}};
 }
 
-void evaluate(const EvaluateSettings& s, const Console& console) {
+void evaluate(const EvaluateSettings& s, const Console& console, const std::shared_ptr<Processes>& processes) {
   const torch::Device device = start(s.runtime, console.err);
   LoadedModel loaded = load_model(s.model, device, s.segmenter, s.files.module);
-  set_precision(s.runtime, *loaded.model.segmenter, device, loaded.model.settings.resolution, console.err);
+  set_precision(s.runtime, *loaded.model.segmenter, device, loaded.model.settings.resolution, console.err, *processes);
   const std::string split = s.split.empty() ? scored_split(s.data) : s.split;
   Dataset dataset = open_dataset(s.data, split);
   console.err << skipped_line(dataset);
@@ -130,6 +132,7 @@ void evaluate(const EvaluateSettings& s, const Console& console) {
 
   ScoreOptions options = s.score;
   options.threads = thread_count(s.runtime);
+  options.processes = processes;
   options.features = model_feature_files(loaded.model, s.files.features_dir, s.segmenter.flip());
   const SampleCheck check = check_of(dataset, {options.resolution, /*square=*/true});
   if (s.on_error == "skip") leave_out_bad(dataset, check, options.threads, console.err);
@@ -145,9 +148,11 @@ void evaluate(const EvaluateSettings& s, const Console& console) {
   });
   std::optional<metrics::Scores> kmeans;
   if (s.kmeans) {
-    Segmenter baseline = kmeans_segmenter(loaded.model, s, options.features, device, console.err);
+    Segmenter baseline = kmeans_segmenter(loaded.model, s, options.features, device, processes, console.err);
     kmeans = score(*baseline, dataset, device, options).scores(protocol);
   }
+  if (!processes->is_first()) return;
+  options.processes = Processes::alone();  // for the panels
 
   nlohmann::json json = to_json(ours, *dataset.classes);
   json["model"] = s.model;
@@ -183,7 +188,7 @@ void evaluate(const EvaluateSettings& s, const Console& console) {
 }  // namespace
 
 Command evaluate_command() {
-  return make_command("evaluate", "Score a model against labels.", evaluate);
+  return make_shared_command("evaluate", "Score a model against labels.", evaluate);
 }
 
 }  // namespace smooseg::app

@@ -97,7 +97,7 @@ void prepare_scenes(const PrepareSettings& s, const Console& console) {
   console.out << options.train << " scenes to train on and " << options.test << " to score: " << s.out << std::endl;
 }
 
-void prepare_features(PrepareSettings s, const Console& console) {
+void prepare_features(PrepareSettings s, const Console& console, const std::shared_ptr<Processes>& processes) {
   check_given(s.data, "--data", s.what);
   check_given(s.features.cache, "--cache", s.what);
   const std::string weights = chosen_weights(s.model, s.weights);
@@ -107,11 +107,12 @@ void prepare_features(PrepareSettings s, const Console& console) {
   Dataset dataset = open_dataset(s.data, "train", Labels::kNone);
   console.err << skipped_line(dataset);
   if (s.on_error == "skip") leave_out_bad(dataset, check_of(crops_of(dataset, s.model)), workers, console.err);
-  TrainingFeatures features(dataset, s.model, s.features, device, workers);
+  TrainingFeatures features(dataset, s.model, s.features, device, workers, {}, processes);
   naming_all_bad(dataset, check_of(features.crops()), workers, [&] {
     const auto backbone = make_backbone(s.model, {weights});
     features.prepare(*backbone, weights, console.err);
-    features.fill_cache(*in_precision(s.runtime, backbone, device, s.model.resolution, console.err), console.err);
+    const auto fast = in_precision(s.runtime, backbone, device, s.model.resolution, console.err, *processes);
+    features.fill_cache(*fast, console.err);
   });
   console.out << "features of " << features.crops().count() << " crops: " << s.features.cache << std::endl;
 }
@@ -183,11 +184,12 @@ void prepare_dataset(const PrepareSettings& s, const Console& console) {
   console.out << "data set, read where it is: --data " << s.out << std::endl;
 }
 
-void prepare(const PrepareSettings& s, const Console& console) {
+void prepare(const PrepareSettings& s, const Console& console, const std::shared_ptr<Processes>& processes) {
+  if (s.what == "features") return prepare_features(s, console, processes);
+  TORCH_CHECK(!processes->several(), "WORLD_SIZE: 'prepare ", s.what, "' works in one process, and ", processes->size(),
+              " were started");
   if (s.what == "scenes") {
     prepare_scenes(s, console);
-  } else if (s.what == "features") {
-    prepare_features(s, console);
   } else {
     prepare_dataset(s, console);
   }
@@ -196,7 +198,7 @@ void prepare(const PrepareSettings& s, const Console& console) {
 }  // namespace
 
 Command prepare_command() {
-  return make_command("prepare", "Make a data set, or the features of one.", prepare);
+  return make_shared_command("prepare", "Make a data set, or the features of one.", prepare);
 }
 
 }  // namespace smooseg::app

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <iomanip>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
@@ -28,6 +29,7 @@
 #include "support/event_file.hpp"
 #include "support/file_lock.hpp"
 #include "support/log.hpp"
+#include "support/processes.hpp"
 #include "support/profiler.hpp"
 #include "support/progress.hpp"
 #include "support/seeds.hpp"
@@ -99,9 +101,10 @@ std::string thresholds_text(const Thresholds& t) {
 
 class Training {
  public:
-  Training(const TrainSettings& settings, const Console& console)
+  Training(const TrainSettings& settings, const Console& console, std::shared_ptr<Processes> processes)
       : s_(settings),
         console_(console),
+        processes_(std::move(processes)),
         device_(start(s_.runtime, console.err)),
         workers_(worker_count(s_.features, s_.runtime)),
         last_(fs::path(s_.out) / "last.safetensors"),
@@ -116,13 +119,14 @@ class Training {
   void run() {
     Dataset dataset = open_dataset(s_.data, "train", Labels::kNone);
     console_.err << skipped_line(dataset);
-    prepare_folder();
+    if (processes_->is_first()) prepare_folder();
+    resumes_ = processes_->highest(resumes_ ? 1 : 0) > 0;
     settle(dataset);
     files_ = open_feature_files(s_.model, s_.features_dir);
     if (s_.on_error == "skip") {
       leave_out_bad(dataset, check_of(crops_of(dataset, s_.model, files_)), workers_, console_.err);
     }
-    TrainingFeatures features(dataset, s_.model, s_.features, device_, workers_, files_);
+    TrainingFeatures features(dataset, s_.model, s_.features, device_, workers_, files_, processes_);
     check_batch(features.crops().count());
     if (s_.select == "labels") {
       validation_ = open_dataset(s_.data, s_.validation_split);
@@ -138,7 +142,7 @@ class Training {
                    << std::endl;
       const int64_t first = model_.step;
       learn(features);
-      if (profiler_) report_profile(model_.step - first);
+      if (profiler_ && processes_->is_first()) report_profile(model_.step - first);
     });
     if (learner_->controller()) {
       console_.err << "thresholds chosen: " << thresholds_text(learner_->thresholds()) << std::endl;
@@ -189,10 +193,13 @@ class Training {
   void check_batch(int64_t crops) {
     int64_t& batch = s_.model.batch;
     TORCH_CHECK(batch >= 2, "--batch: expected at least 2, since each image is compared with another, got ", batch);
-    TORCH_CHECK(crops >= 2, s_.data, ": expected at least 2 training crops, found ", crops);
-    if (batch <= crops) return;
-    console_.err << "--batch " << batch << " is more than there are crops: " << crops << " it is\n";
-    batch = crops;
+    const int64_t most = crops / processes_->size();
+    TORCH_CHECK(most >= 2, s_.data, ": expected at least 2 training crops",
+                processes_->several() ? " for each of " + std::to_string(processes_->size()) + " processes" : "",
+                ", found ", crops);
+    if (batch <= most) return;
+    console_.err << "--batch " << batch << " is more than there are crops: " << most << " it is\n";
+    batch = most;
   }
 
   void begin(const std::optional<ClassTable>& classes, TrainingFeatures& features) {
@@ -213,17 +220,19 @@ class Training {
     model_.classes = classes.value_or(default_classes(s_.model.classes));
     model_.data = features.data_hash();
     model_.position_basis = features.position_basis(*model_.segmenter->backbone);
-    learner_.emplace(model_);
+    model_.processes = processes_->size();
+    learner_.emplace(model_, processes_);
   }
 
   /// Sets the number of classes to what the features suggest, and draws why.
   void count_classes(TrainingFeatures& features) {
     const auto backbone =
-        in_precision(s_.runtime, model_.segmenter->backbone, device_, s_.model.resolution, console_.err);
+        in_precision(s_.runtime, model_.segmenter->backbone, device_, s_.model.resolution, console_.err, *processes_);
     const TrialData data =
         trial_data(features, *backbone, s_.model, kCropsToCount, /*labelled=*/false, workers_, console_.err);
     const ClassCount count = counted_classes(data, s_.model.seed);
-    s_.model.classes = count.num_classes;
+    s_.model.classes = processes_->broadcast({count.num_classes}).front();
+    if (!processes_->is_first()) return;
     const fs::path plot = fs::path(s_.out) / "classes.svg";
     io::write_file_atomically(plot, [&](std::ostream& file) { file << class_count_svg(count); });
     console_.err << "classes: " << count.num_classes << ", as many as the features suggest (" << plot.string() << ")"
@@ -238,15 +247,20 @@ class Training {
     const SettingValues saved = values_of(loaded.model.settings);
     if (s_.model.classes == kAutomaticClasses) s_.model.classes = loaded.model.settings.classes;
     for (const auto& [option, value] : values_of(s_.model)) {
-      TORCH_CHECK(saved.at(option) == value, refused, "settings: --", option, " was ", saved.at(option), ", got ",
-                  value);
+      // Other processes may share the same global batch.
+      const bool is_shared_otherwise = option == "batch" && s_.model.batch * processes_->size() ==
+                                                                loaded.model.settings.batch * loaded.model.processes;
+      TORCH_CHECK(saved.at(option) == value || is_shared_otherwise, refused, "settings: --", option, " was ",
+                  saved.at(option), ", got ", value);
     }
     TORCH_CHECK(loaded.model.data.empty() || loaded.model.data == features.data_hash(), refused, "pictures: those of ",
                 s_.data, " are not, or not in the same order, those that it was trained on");
     TORCH_CHECK(s_.iterations >= loaded.model.step, name, ": has ", loaded.model.step,
                 " steps already, more than --iterations ", s_.iterations);
     model_ = std::move(loaded.model);
-    learner_.emplace(model_);
+    model_.settings.batch = s_.model.batch;
+    model_.processes = processes_->size();
+    learner_.emplace(model_, processes_);
     learner_->load_state(loaded.extra, name);
     last_saved_ = model_.step;
     console_.err << "going on from step " << model_.step << std::endl;
@@ -255,13 +269,41 @@ class Training {
   void learn(TrainingFeatures& features) {
     // The model keeps its float32 weights; training and validation see the features of this one.
     const auto backbone =
-        in_precision(s_.runtime, model_.segmenter->backbone, device_, s_.model.resolution, console_.err);
+        in_precision(s_.runtime, model_.segmenter->backbone, device_, s_.model.resolution, console_.err, *processes_);
     const auto batch = [&, first = model_.step](int64_t i) {
-      return batch_indices(first + i, s_.model.batch, features.crops().count(), s_.model.seed);
+      const int64_t global = s_.model.batch * processes_->size();
+      return processes_->part_of(batch_indices(first + i, global, features.crops().count(), s_.model.seed));
     };
     FeatureLoader loader = features.loader(*backbone, s_.iterations - model_.step, batch, console_.err);
-    Log log(fs::path(s_.out) / "log.jsonl", model_.step);
     Progress progress(console_.err, model_.step, s_.iterations);
+    if (processes_->is_first()) open_log();
+    const StopSignal stop;
+    while (model_.step < s_.iterations) {
+      const auto [e, teacher] = learner_->step(loader.next());
+      finite_.see(model_.step, e);
+      const auto signal = static_cast<int>(processes_->highest(stop.received()));
+      const auto is_due = [&](int64_t every) { return model_.step % every == 0 || model_.step == s_.iterations; };
+      const bool validates = validation_ && is_due(s_.validate_every);
+      const bool saves = validates || is_due(s_.checkpoint_every) || signal != 0;
+      if (is_due(s_.log_every) || saves) check_finite();  // not in each step, which would wait for the device
+      if (is_due(s_.log_every)) {
+        const EnergyTerms all = learner_->over_processes(e);
+        note(log_line(all, teacher, progress.seconds()));
+        progress.show(model_.step, energy_text(all));
+      }
+      if (saves) save();
+      if (validates) validate(rounded(backbone, feature_dtype(s_.model)));
+      if (signal != 0) {
+        throw Stopped(signal, "stopped by signal " + std::to_string(signal) + " after step " +
+                                  std::to_string(model_.step) + "; --resume goes on from " + last_.string());
+      }
+    }
+    if (!validation_ && processes_->is_first()) save_model(best_, model_);
+    if (page_) page_->finish();
+  }
+
+  void open_log() {
+    log_.emplace(fs::path(s_.out) / "log.jsonl", model_.step);
     if (!resumes_) {  // what may be there is of a run that is overwritten
       fs::remove(last_);
       fs::remove(best_);
@@ -269,28 +311,6 @@ class Training {
     line_step_ = model_.step;
     if (s_.tensorboard) open_events();
     if (s_.report) page_.emplace(s_.out);
-    const StopSignal stop;
-    while (model_.step < s_.iterations) {
-      const auto [e, teacher] = learner_->step(loader.next());
-      finite_.see(model_.step, e);
-      const int signal = stop.received();
-      const auto is_due = [&](int64_t every) { return model_.step % every == 0 || model_.step == s_.iterations; };
-      const bool validates = validation_ && is_due(s_.validate_every);
-      const bool saves = validates || is_due(s_.checkpoint_every) || signal != 0;
-      if (is_due(s_.log_every) || saves) check_finite();  // not in each step, which would wait for the device
-      if (is_due(s_.log_every)) {
-        note(log, log_line(e, teacher, progress.seconds()));
-        progress.show(model_.step, energy_text(e));
-      }
-      if (saves) save();
-      if (validates) validate(rounded(backbone, feature_dtype(s_.model)), log);
-      if (signal != 0) {
-        throw Stopped(signal, "stopped by signal " + std::to_string(signal) + " after step " +
-                                  std::to_string(model_.step) + "; --resume goes on from " + last_.string());
-      }
-    }
-    if (!validation_) save_model(best_, model_);
-    if (page_) page_->finish();
   }
 
   /// Event files of a run that is overwritten go, those of one that goes on stay.
@@ -302,8 +322,9 @@ class Training {
   }
 
   /// Appends a line to the log, and to all that follows it.
-  void note(Log& log, const nlohmann::json& line) {
-    log.write(line);
+  void note(const nlohmann::json& line) {
+    if (!log_) return;
+    log_->write(line);
     if (page_) page_->update();
     if (!events_) return;
     std::map<std::string, double> values;
@@ -316,7 +337,7 @@ class Training {
   /// How many images the steps took since the line of the log before: in the first epoch, or where features are kept
   /// nowhere, what decoding and the backbone allow.
   double images_per_second(double seconds) {
-    const auto images = static_cast<double>((model_.step - line_step_) * s_.model.batch);
+    const auto images = static_cast<double>((model_.step - line_step_) * s_.model.batch * processes_->size());
     line_step_ = model_.step;
     return images / std::max(seconds - std::exchange(line_seconds_, seconds), 1e-9);
   }
@@ -380,23 +401,24 @@ class Training {
     for (const auto& item : model_.segmenter->named_parameters()) {
       if (!item.value().isfinite().all().item<bool>()) stop_at(model_.step, item.key());
     }
-    timed("save", [&] { save_model(last_, model_, learner_->state()); });
+    if (processes_->is_first()) timed("save", [&] { save_model(last_, model_, learner_->state()); });
     last_saved_ = model_.step;
   }
 
-  void validate(const std::shared_ptr<backbone::Backbone>& backbone, Log& log) {
+  void validate(const std::shared_ptr<backbone::Backbone>& backbone) {
     Segmenter segmenter(backbone, model_.segmenter->projector, model_.segmenter->predictor);
     segmenter->eval();
     ScoreOptions options;
     options.resolution = s_.validation_resolution;
     options.threads = thread_count(s_.runtime);
+    options.processes = processes_;
     options.features = files_;
     if (files_) options.features->expect_channels(backbone->channels(), "the model");
     metrics::Scores scores;
     naming_all_bad(*validation_, validation_check(), workers_,
                    [&] { scores = score(*segmenter, *validation_, device_, options).scores(); });
-    if (scores.miou > log.best_miou()) save_model(best_, model_);
-    note(log, {{"step", model_.step}, {"accuracy", scores.accuracy}, {"miou", scores.miou}});
+    if (log_ && scores.miou > log_->best_miou()) save_model(best_, model_);
+    note({{"step", model_.step}, {"accuracy", scores.accuracy}, {"miou", scores.miou}});
   }
 
   SampleCheck validation_check() const { return check_of(*validation_, {s_.validation_resolution, /*square=*/true}); }
@@ -411,6 +433,7 @@ class Training {
 
   TrainSettings s_;
   Console console_;
+  std::shared_ptr<Processes> processes_;
   torch::Device device_;
   int workers_;
   fs::path last_, best_;  // the checkpoint and the model
@@ -422,6 +445,7 @@ class Training {
   Model model_;
   std::optional<Learner> learner_;
   FiniteWatch finite_;
+  std::optional<Log> log_;  // of the first process, as the page and the events are
   std::optional<LivePage> page_;
   std::optional<EventFile> events_;
   int64_t last_saved_ = -1;
@@ -429,14 +453,14 @@ class Training {
   double line_seconds_ = 0;
 };
 
-void train(const TrainSettings& settings, const Console& console) {
-  Training(settings, console).run();
+void train(const TrainSettings& settings, const Console& console, const std::shared_ptr<Processes>& processes) {
+  Training(settings, console, processes).run();
 }
 
 }  // namespace
 
 Command train_command() {
-  return make_command("train", "Learn a segmentation of a folder of pictures, without labels.", train);
+  return make_shared_command("train", "Learn a segmentation of a folder of pictures, without labels.", train);
 }
 
 }  // namespace smooseg::app

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <system_error>
@@ -157,18 +158,29 @@ void FeatureCache::check_space(const std::vector<int64_t>& missing, std::ostream
   }
 }
 
-void FeatureCache::fill(const std::function<void(const std::vector<int64_t>&)>& compute, std::ostream& err) {
-  if (open_all(err).empty()) return;  // which needs no right to write
-  make_folder(folder_, "--cache");
-  FileLock lock(folder_ / ".lock");
-  if (lock.busy()) err << folder_.string() << ": waiting for another run that fills it" << std::endl;
-  lock.wait();
+void FeatureCache::fill(const std::function<void(const std::vector<int64_t>&)>& compute, Processes& processes,
+                        std::ostream& err) {
+  const bool lacks_some = !open_all(err).empty();  // which needs no right to write
+  if (processes.highest(lacks_some ? 1 : 0) == 0) return;
+  std::optional<FileLock> lock;  // the first process holds it for all
   std::ostringstream said_before;
-  const std::vector<int64_t> missing = open_all(said_before);  // another run may have filled it meanwhile
-  if (missing.empty()) return;
-  remove_temporaries(folder_);
-  check_space(missing, err);
-  compute(missing);
+  std::vector<int64_t> missing;
+  if (processes.is_first()) {
+    make_folder(folder_, "--cache");
+    lock.emplace(folder_ / ".lock");
+    if (lock->busy()) err << folder_.string() << ": waiting for another run that fills it" << std::endl;
+    lock->wait();
+    missing = open_all(said_before);  // another run may have filled it meanwhile
+    if (!missing.empty()) {
+      remove_temporaries(folder_);
+      check_space(missing, err);
+    }
+  }
+  missing = processes.share_of(processes.broadcast(missing));
+  if (!missing.empty()) compute(missing);
+  processes.barrier();
+  TORCH_CHECK(!processes.several() || open_all(said_before).empty(), root_.string(),
+              ": does not hold what other processes stored: --cache must be a folder that all of them see");
 }
 
 void FeatureCache::store(int64_t number, const Tensor& features) {

@@ -16,6 +16,7 @@
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/io/safetensors.hpp"
+#include "support/processes.hpp"
 
 namespace smooseg::app {
 
@@ -55,10 +56,12 @@ class FeatureCache {
   Range crops_of(int64_t shard) const;
 
   /// Opens all shards. Where some are missing or unusable, says how much is to be written, and calls `compute` with
-  /// their numbers, which stores each; says so to `err`, as it does of damaged files.
+  /// their numbers, of several processes with those of this one's share, which stores each; says so to `err`, as it does
+  /// of damaged files.
   /// @throws std::runtime_error naming the folder where it cannot be written or its disk is too small, with the bytes
-  ///   needed and free; what `compute` throws. What was stored until then stays usable.
-  void fill(const std::function<void(const std::vector<int64_t>&)>& compute, std::ostream& err);
+  ///   needed and free, or where other processes do not see it; what `compute` throws. What was stored until then stays
+  ///   usable.
+  void fill(const std::function<void(const std::vector<int64_t>&)>& compute, Processes& processes, std::ostream& err);
 
   /// Writes and opens a shard.
   /// @param features (n,C,h,w) of its crops, in the cache's dtype, on any device.

@@ -15,6 +15,7 @@
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "support/pipeline.hpp"
+#include "support/processes.hpp"
 
 namespace smooseg::app {
 
@@ -26,6 +27,7 @@ struct FeatureSource {
   torch::ScalarType dtype = torch::kFloat32;  ///< float32 or float16, to which all features are rounded
   int64_t max_bytes = 0;                      ///< of features kept in memory, on the device: all of them or none
   int workers = 1;                            ///< threads that decode pictures and read features ahead
+  std::shared_ptr<Processes> processes = Processes::alone();  ///< that fill a cache together
 };
 
 /// Features of crops, computed in fixed groups of neighbours: the rounding of a batched product may depend on what is

@@ -52,7 +52,8 @@ double time_of(backbone::Backbone& backbone, const Tensor& images) {
 
 std::shared_ptr<backbone::Backbone> in_precision(const RuntimeSettings& settings,
                                                  const std::shared_ptr<backbone::Backbone>& backbone,
-                                                 torch::Device device, int64_t side, std::ostream& err) {
+                                                 torch::Device device, int64_t side, std::ostream& err,
+                                                 Processes& processes) {
   // Clearly faster, so that a run and its continuation decide alike.
   constexpr double kFaster = 0.8;
   const bool has_weights = !backbone->parameters().empty(), is_auto = settings.precision == "auto";
@@ -60,14 +61,18 @@ std::shared_ptr<backbone::Backbone> in_precision(const RuntimeSettings& settings
     throw std::runtime_error("--precision: this backbone has no weights that could be bfloat16");
   }
   const bool may_be_faster = device.is_cpu() ? smooseg::detail::machine_has_bfloat16() : device.is_cuda();
-  if (settings.precision == "float32" || !has_weights || (is_auto && !may_be_faster)) return backbone;
+  const bool measures = is_auto && processes.highest(processes.is_first() && may_be_faster ? 1 : 0) > 0;
+  if (settings.precision == "float32" || !has_weights || (is_auto && !measures)) return backbone;
   const auto copy = std::dynamic_pointer_cast<backbone::Backbone>(backbone->clone());
   copy->to(torch::kBFloat16);
   const auto narrow = std::make_shared<RoundedBackbone>(copy, torch::kBFloat16);
   if (is_auto) {
-    const Tensor images = torch::zeros({2, 3, side, side}, device);
-    const double ratio = time_of(*narrow, images) / time_of(*backbone, images);
-    if (!(ratio < kFaster)) return backbone;
+    double ratio = 0;
+    if (processes.is_first()) {
+      const Tensor images = torch::zeros({2, 3, side, side}, device);
+      ratio = time_of(*narrow, images) / time_of(*backbone, images);
+    }
+    if (processes.highest(processes.is_first() && ratio < kFaster ? 1 : 0) == 0) return backbone;
     err << "precision: bfloat16, which takes " << static_cast<int>(100 * ratio) << " % of float32's time" << std::endl;
   }
   return narrow;
@@ -79,8 +84,8 @@ std::shared_ptr<backbone::Backbone> rounded(const std::shared_ptr<backbone::Back
 }
 
 void set_precision(const RuntimeSettings& settings, SegmenterImpl& segmenter, torch::Device device, int64_t side,
-                   std::ostream& err) {
-  const auto chosen = in_precision(settings, segmenter.backbone, device, side, err);
+                   std::ostream& err, Processes& processes) {
+  const auto chosen = in_precision(settings, segmenter.backbone, device, side, err, processes);
   if (chosen == segmenter.backbone) return;
   segmenter.backbone = segmenter.replace_module("backbone", chosen);
 }

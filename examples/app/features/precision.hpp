@@ -11,6 +11,7 @@
 #include "settings/runtime.hpp"
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/segmenter.hpp"
+#include "support/processes.hpp"
 
 namespace smooseg::app {
 
@@ -19,10 +20,12 @@ namespace smooseg::app {
 /// @param backbone in float32, on `device`.
 /// @param side of square pictures to measure with, in pixels: a multiple of the patch.
 /// @param err gets a line where bfloat16 is taken.
+/// @param processes that all take what the first of them measures to be faster.
 /// @throws std::runtime_error where bfloat16 is asked of a backbone without weights.
 std::shared_ptr<backbone::Backbone> in_precision(const RuntimeSettings& settings,
                                                  const std::shared_ptr<backbone::Backbone>& backbone,
-                                                 torch::Device device, int64_t side, std::ostream& err);
+                                                 torch::Device device, int64_t side, std::ostream& err,
+                                                 Processes& processes = *Processes::alone());
 
 /// The backbone itself for float32, else one whose features are rounded to the dtype, as those that are kept are.
 std::shared_ptr<backbone::Backbone> rounded(const std::shared_ptr<backbone::Backbone>& backbone,
@@ -30,6 +33,6 @@ std::shared_ptr<backbone::Backbone> rounded(const std::shared_ptr<backbone::Back
 
 /// Gives a segmenter such a backbone instead of its own.
 void set_precision(const RuntimeSettings& settings, SegmenterImpl& segmenter, torch::Device device, int64_t side,
-                   std::ostream& err);
+                   std::ostream& err, Processes& processes = *Processes::alone());
 
 }  // namespace smooseg::app

@@ -9,6 +9,7 @@
 #include "features/weight_files.hpp"
 #include "smooseg/backbone/exported.hpp"
 #include "smooseg/backbone/registry.hpp"
+#include "smooseg/backbone/texture.hpp"
 #include "smooseg/detail/host_copy.hpp"
 #include "smooseg/io/load.hpp"
 #include "smooseg/position_free.hpp"
@@ -64,12 +65,14 @@ Crops checked_crops(const Dataset& dataset, const ModelSettings& model, const Fe
 }  // namespace
 
 TrainingFeatures::TrainingFeatures(const Dataset& dataset, const ModelSettings& model, const FeatureSettings& settings,
-                                   torch::Device device, int workers, const std::optional<FeatureFiles>& files)
+                                   torch::Device device, int workers, const std::optional<FeatureFiles>& files,
+                                   std::shared_ptr<Processes> processes)
     : crops_(checked_crops(dataset, model, settings, files)),
       model_(model),
       settings_(settings),
       device_(device),
-      workers_(workers) {}
+      workers_(workers),
+      processes_(std::move(processes)) {}
 
 const std::vector<Hash>& TrainingFeatures::picture_hashes() {
   if (picture_hashes_.empty()) {
@@ -112,6 +115,9 @@ void TrainingFeatures::prepare(backbone::Backbone& backbone, const std::string& 
         });
     return [this, ahead] { return smooseg::detail::to_device(ahead->next(), device_); };
   };
+  if (auto* const texture = dynamic_cast<backbone::TextureImpl*>(&backbone); texture && processes_->several()) {
+    texture->options.exchange(processes_);
+  }
   const auto generator = at::make_generator<at::CPUGeneratorImpl>(mix_seed(model_.seed, SeedPurpose::kBackbone));
   timed("fit", [&] { backbone.fit(images, crops_.count(), generator); });
 }
@@ -141,8 +147,8 @@ FeatureLoader TrainingFeatures::loader(backbone::Backbone& backbone, int64_t cou
 
 FeatureSource TrainingFeatures::source(backbone::Backbone& backbone) const {
   constexpr double kGiB = 1 << 30;
-  return {crops_,  backbone, device_, feature_dtype(model_), static_cast<int64_t>(settings_.cache_memory * kGiB),
-          workers_};
+  return {crops_,   backbone,  device_, feature_dtype(model_), static_cast<int64_t>(settings_.cache_memory * kGiB),
+          workers_, processes_};
 }
 
 /// The cache in the folder of `--cache`.

@@ -15,6 +15,7 @@
 #include "features/feature_loader.hpp"
 #include "settings/model.hpp"
 #include "settings/runtime.hpp"
+#include "support/processes.hpp"
 
 namespace smooseg::app {
 
@@ -30,11 +31,14 @@ Crops crops_of(const Dataset& dataset, const ModelSettings& model, const std::op
 class TrainingFeatures {
  public:
   /// @param files for the backbone "features", and for no other.
+  /// @param processes that share what is computed once.
   /// @throws std::runtime_error naming the option where settings do not go with features of files; as `Crops`.
   TrainingFeatures(const Dataset& dataset, const ModelSettings& model, const FeatureSettings& settings,
-                   torch::Device device, int workers, const std::optional<FeatureFiles>& files = {});
+                   torch::Device device, int workers, const std::optional<FeatureFiles>& files = {},
+                   std::shared_ptr<Processes> processes = Processes::alone());
 
   const Crops& crops() const { return crops_; }
+  const std::shared_ptr<Processes>& processes() const { return processes_; }
 
   /// What the contents of the pictures, in their order, are told by: 32 hexadecimal digits.
   std::string data_hash();
@@ -70,6 +74,7 @@ class TrainingFeatures {
   FeatureSettings settings_;
   torch::Device device_;
   int workers_;
+  std::shared_ptr<Processes> processes_;
   std::vector<Hash> picture_hashes_;  // empty until they are needed
 };
 

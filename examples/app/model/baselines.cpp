@@ -24,17 +24,20 @@ int64_t batch_size(const BaselineSource& source) {
 }
 
 /// The cluster centres of what `code` makes of the features (B,C,h,w): two passes over the training crops, or as many
-/// crops of a large set.
+/// crops of a large set, of which each process takes a part.
 template <class Code>
 Tensor cluster_centers(const BaselineSource& source, const Code& code) {
   constexpr int64_t kMaxCrops = 4096;
   const torch::NoGradGuard no_grad;
   const uint64_t seed = mix_seed(source.settings.seed, SeedPurpose::kKMeans);
   const auto generator = at::make_generator<at::CPUGeneratorImpl>(seed);
-  baselines::KMeans kmeans(baselines::KMeansOptions(source.settings.classes), generator);
-  const int64_t count = source.features.crops().count(), batch = std::min(kCropsAtOnce, count);
-  const int64_t steps = (2 * std::min(count, kMaxCrops) + batch - 1) / batch;
-  const auto crops_of_step = [&](int64_t step) { return batch_indices(step, batch, count, seed); };
+  baselines::KMeansOptions options(source.settings.classes);
+  const auto& processes = source.features.processes();
+  if (processes->several()) options.exchange(processes);
+  baselines::KMeans kmeans(options, generator);
+  const int64_t count = source.features.crops().count(), of_each = std::min(kCropsAtOnce, count);
+  const int64_t batch = of_each * processes->size(), steps = (2 * std::min(count, kMaxCrops) + batch - 1) / batch;
+  const auto crops_of_step = [&](int64_t step) { return processes->part_of(batch_indices(step, batch, count, seed)); };
   FeatureLoader loader = source.features.loader(source.backbone, steps, crops_of_step, source.err);
   for (int64_t step = 0; step < steps; ++step) kmeans.update(code(loader.next()));
   return kmeans.centers();

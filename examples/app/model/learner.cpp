@@ -2,6 +2,8 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <utility>
+
 #include "model/ablation.hpp"
 #include "smooseg/position_free.hpp"
 #include "support/profiler.hpp"
@@ -33,16 +35,24 @@ Model& prepared(Model& model) {
   return model;
 }
 
+/// Whether images are compared with those of other processes.
+bool is_global(const ModelSettings& settings, const Processes& processes) {
+  return settings.across == "global" && processes.several();
+}
+
 }  // namespace
 
-Learner::Learner(Model& model)
+Learner::Learner(Model& model, std::shared_ptr<Processes> processes)
     : model_(prepared(model)),
+      processes_(std::move(processes)),
       draws_(at::make_generator<at::CPUGeneratorImpl>()),
       energy_(energy_options(model.settings)),
       optimizer_(*model.segmenter, model.settings),
       restarts_(PrototypeRestartOptions().restart(model.settings.restarts == "on")) {
   const ModelSettings& s = model.settings;
-  if (s.within_threshold) return;
+  if (processes_->several()) model.segmenter->projector->options.exchange(processes_);
+  if (is_global(s, *processes_)) energy_->options.smoothness().exchange(processes_);
+  if (s.within_threshold || !processes_->is_first()) return;
   controller_.emplace(ThresholdControllerOptions(s.classes),
                       at::make_generator<at::CPUGeneratorImpl>(mix_seed(s.seed, SeedPurpose::kThresholds)));
 }
@@ -56,18 +66,16 @@ Learner::Step Learner::step(const Tensor& features) {
 
   projector->train();
   const ProjectorOutput projected = timed("projector", [&] { return projector(features, draws_); });
-  const Tensor pairing = functional::random_pairing(features.size(0), draws_);
+  const Tensor pairing = draw_pairing(features.size(0));
   const bool one_set = s.without == "data";  // of prototypes, the teacher's: they learn themselves
   const PrototypeLogits logits = timed(
       "predictor", [&] { return one_set ? one_set_logits(predictor, projected.code) : predictor(projected.code); });
-  if (controller_) {
-    timed("thresholds",
-          [&] { energy_->set_thresholds(controller_->update(compared(features), logits.teacher, pairing)); });
-  }
+  if (!s.within_threshold) timed("thresholds", [&] { choose_thresholds(features, logits.teacher, pairing); });
   EnergyTerms e = timed("loss", [&] { return energy_(compared(projected.features), logits, pairing); });
   e.total = objective(e, s.without);
   optimizer_.zero_grad();
   timed("backward", [&] { e.total.backward(); });
+  if (processes_->several()) timed("gradients", [&] { optimizer_.average_gradients(*processes_); });
   timed("optimiser", [&] {
     if (one_set) {
       optimizer_.step();
@@ -78,9 +86,53 @@ Learner::Step Learner::step(const Tensor& features) {
     optimizer_.step();
     if (s.teacher_update == "after") predictor->update_teacher();
   });
-  timed("restarts", [&] { restarts_.update(predictor, logits, projected.code, draws_); });
+  timed("restarts", [&] { restart_dead(logits, projected.code); });
   ++model_.step;
   return {e, logits.teacher.detach()};
+}
+
+/// (B), or of the images of all processes.
+Tensor Learner::draw_pairing(int64_t batch) {
+  if (is_global(model_.settings, *processes_)) return functional::random_pairing(batch * processes_->size(), draws_);
+  Tensor pairing;  // those of the processes before are drawn too
+  for (int64_t rank = 0; rank <= processes_->rank(); ++rank) pairing = functional::random_pairing(batch, draws_);
+  return pairing;
+}
+
+/// The first process's, by its own images.
+void Learner::choose_thresholds(const Tensor& features, const Tensor& teacher, const Tensor& pairing) {
+  Thresholds chosen;
+  if (controller_) {
+    const bool is_own = pairing.size(0) == features.size(0);
+    const Tensor own = is_own ? pairing : functional::random_pairing(features.size(0), draws_);
+    chosen = controller_->update(compared(features), teacher, own);
+  }
+  if (processes_->several()) {
+    const Tensor all = processes_->all_gather(torch::tensor({chosen.within, chosen.across}, torch::kFloat64));
+    chosen = {all[0].item<double>(), all[1].item<double>()};
+  }
+  energy_->set_thresholds(chosen);
+}
+
+/// In all processes as in the first, by its own images.
+void Learner::restart_dead(const PrototypeLogits& logits, const Tensor& code) {
+  PrototypePredictor& predictor = model_.segmenter->predictor;
+  restarts_.update(predictor, logits, code, draws_);
+  if (!processes_->several() || !restarts_.looked()) return;
+  const torch::NoGradGuard no_grad;
+  for (Tensor* prototypes : {&predictor->student, &predictor->teacher}) {
+    prototypes->copy_(processes_->all_gather(prototypes->detach()).narrow(0, 0, prototypes->size(0)));
+  }
+}
+
+EnergyTerms Learner::over_processes(const EnergyTerms& e) const {
+  if (!processes_->several()) return e;
+  const torch::NoGradGuard no_grad;
+  const auto mean = (processes_->all_reduce(torch::stack(
+                         {e.total, e.within, e.across, e.data, e.within_penalty_mean, e.across_penalty_mean})) /
+                     processes_->size())
+                        .unbind();
+  return {mean[0], mean[1], mean[2], mean[3], mean[4], mean[5]};
 }
 
 Thresholds Learner::thresholds() const {

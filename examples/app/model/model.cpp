@@ -130,6 +130,7 @@ void save_model(const std::filesystem::path& path, const Model& model, const io:
                                               {"settings", nlohmann::json(values_of(model.settings)).dump()},
                                               {"classes", classes_to_json(model.classes)}};
   if (!model.module.empty()) metadata["module"] = model.module;
+  if (model.processes > 1) metadata["processes"] = std::to_string(model.processes);
   io::write_safetensors(path.string(), tensors, metadata);
 }
 
@@ -161,14 +162,18 @@ LoadedModel load_model(const std::filesystem::path& path, torch::Device device, 
                 "checkpoint, or train anew");
   }
   SettingValues values;
-  int64_t step = 0;
+  int64_t step = 0, processes = 1;
   try {
     values = nlohmann::json::parse(metadata_at(metadata, "settings", name)).get<SettingValues>();
     step = std::stoll(metadata_at(metadata, "step", name));
+    if (const auto several = metadata.find("processes"); several != metadata.end()) {
+      processes = std::stoll(several->second);
+    }
   } catch (const nlohmann::json::exception& e) {
     throw std::runtime_error(name + ": damaged settings: " + e.what());
   } catch (const std::logic_error&) {
-    throw std::runtime_error(name + ": damaged metadata: 'step' is '" + metadata.at("step") + "'");
+    throw std::runtime_error(name + ": damaged metadata: 'step' and 'processes' must be numbers, and 'step' is '" +
+                             metadata.at("step") + "'");
   }
   LoadedModel loaded;
   const ClassTable classes = classes_from_json(metadata_at(metadata, "classes", name), name);
@@ -179,6 +184,7 @@ LoadedModel load_model(const std::filesystem::path& path, torch::Device device, 
   const bool has_channels = projector != tensors.end() && projector->second.dim() > 1 && projector->second.size(1) > 0;
   loaded.model = make_model(settings, classes, options, {module, has_channels ? projector->second.size(1) : 1});
   loaded.model.step = step;
+  loaded.model.processes = processes;
   if (const auto data = metadata.find("data"); data != metadata.end()) loaded.model.data = data->second;
   for (const auto& item : tensors) {
     for (const std::string prefix : kExtraPrefixes) {

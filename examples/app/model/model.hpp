@@ -20,10 +20,11 @@ namespace smooseg::app {
 
 struct Model {
   ModelSettings settings;
-  ClassTable classes;  ///< the data set's, or "class 0", "class 1", ... where it names none
-  int64_t step = 0;    ///< training steps done
-  std::string data;    ///< hash of the pictures that it was trained on; empty in files from before it was noted
-  std::string module;  ///< SHA-256 of the exported module that is its backbone; empty for other backbones
+  ClassTable classes;     ///< the data set's, or "class 0", "class 1", ... where it names none
+  int64_t step = 0;       ///< training steps done
+  int64_t processes = 1;  ///< that trained it together
+  std::string data;       ///< hash of the pictures that it was trained on; empty in files from before it was noted
+  std::string module;     ///< SHA-256 of the exported module that is its backbone; empty for other backbones
   Segmenter segmenter{nullptr};
   Tensor position_basis;  ///< (C,R) of `--debias`, what training leaves out of closeness; undefined without
 };

@@ -6,8 +6,10 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "settings/model.hpp"
+#include "smooseg/exchange.hpp"
 #include "smooseg/io/safetensors.hpp"
 #include "smooseg/segmenter.hpp"
 
@@ -27,6 +29,21 @@ class Optimizer {
 
   void zero_grad() { adam_.zero_grad(); }
   void step() { adam_.step(); }
+
+  /// Gives all processes the mean of their gradients, which travel as one tensor.
+  void average_gradients(Exchange& exchange) {
+    std::vector<Tensor> gradients, flat;
+    for (const auto& item : parameters_) {
+      if (item.second.grad().defined()) gradients.push_back(item.second.grad());
+    }
+    for (const Tensor& gradient : gradients) flat.push_back(gradient.flatten());
+    const Tensor mean = exchange.all_reduce(torch::cat(flat)).div_(exchange.size());
+    int64_t first = 0;
+    for (Tensor& gradient : gradients) {
+      gradient.copy_(mean.narrow(0, first, gradient.numel()).view_as(gradient));
+      first += gradient.numel();
+    }
+  }
 
   /// The state for a checkpoint, under names that begin with "optimizer.".
   io::TensorMap state() {

@@ -24,6 +24,22 @@ PictureCounts counts_of(const metrics::Counts& counts) {
   return result;
 }
 
+/// The counts of all pictures, of which each process has some.
+std::vector<PictureCounts> of_all(Processes& processes, const std::vector<PictureCounts>& own) {
+  std::vector<int64_t> numbers;  // four of each pair
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    for (const auto& pair : own[i].pairs) {
+      numbers.insert(numbers.end(), {static_cast<int64_t>(i), pair.cluster, pair.label, pair.pixels});
+    }
+  }
+  numbers = processes.gather(numbers);
+  std::vector<PictureCounts> all(own.size());
+  for (auto pair = numbers.begin(); pair != numbers.end(); pair += 4) {
+    all.at(static_cast<std::size_t>(pair[0])).pairs.push_back({pair[1], pair[2], pair[3]});
+  }
+  return all;
+}
+
 }  // namespace
 
 int64_t PictureCounts::pixels() const {
@@ -57,7 +73,8 @@ void for_each_batch(const Dataset& dataset, const Normalization& with, torch::De
   using smooseg::detail::to_device;
   const int64_t count = picture_count(dataset, options);
   const int64_t at_once = options.features ? 1 : options.batch;  // maps need not have one size
-  for (int64_t first = 0; first < count; first += at_once) {
+  const int64_t rank = options.processes->rank(), stride = at_once * options.processes->size();
+  for (int64_t first = rank * at_once; first < count; first += stride) {
     const auto size = static_cast<std::size_t>(std::min(at_once, count - first));
     if (options.features) {
       const Sample& sample = dataset.samples[static_cast<std::size_t>(first)];
@@ -100,17 +117,22 @@ metrics::ConfusionMatrix score(SegmenterImpl& segmenter, const Dataset& dataset,
                                const ScoreOptions& options, std::vector<PictureCounts>* each) {
   const metrics::ConfusionMatrix none(segmenter.predictor->options.num_classes(), dataset.classes->size());
   metrics::ConfusionMatrix confusion = none;
-  const auto add = [&](int64_t, const LabelledBatch& batch) {
+  if (each != nullptr) each->assign(static_cast<std::size_t>(picture_count(dataset, options)), {});
+  const auto add = [&](int64_t first, const LabelledBatch& batch) {
     const Tensor predictions = labels_of(segmenter, batch, options);
     if (each == nullptr) return confusion.update(predictions, batch.labels);
     for (int64_t i = 0; i < predictions.size(0); ++i) {
       metrics::ConfusionMatrix picture = none;
       picture.update(predictions[i], batch.labels[i]);
       confusion += picture;
-      each->push_back(counts_of(picture.counts()));
+      (*each)[static_cast<std::size_t>(first + i)] = counts_of(picture.counts());
     }
   };
   for_each_batch(dataset, normalization_of(*segmenter.backbone), device, options, add);
+  if (options.processes->several()) {
+    confusion.all_reduce(*options.processes);
+    if (each != nullptr) *each = of_all(*options.processes, *each);
+  }
   if (confusion.counts().sum() == 0) {
     const std::string first = dataset.samples.front().label->string(),
                       count = std::to_string(picture_count(dataset, options));

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "settings/crf.hpp"
 #include "smooseg/metrics/confusion.hpp"
 #include "smooseg/segmenter.hpp"
+#include "support/processes.hpp"
 
 namespace smooseg::app {
 
@@ -27,6 +29,7 @@ struct ScoreOptions {
   CrfSettings crf;           ///< applied to the model's logits, if `use`
   std::optional<FeatureFiles> features =
       {};  ///< what the model sees in the place of pictures, for the backbone of files
+  std::shared_ptr<Processes> processes = Processes::alone();  ///< that share the pictures
 };
 
 /// How many pictures are scored.
@@ -43,7 +46,8 @@ struct LabelledBatch {
   int64_t height, width;  ///< in pixels, of what `images` show: R, or those of the whole picture
 };
 
-/// Calls f for all pictures of a labelled data set, batch by batch; memory does not grow with their number.
+/// Calls f for all pictures of a labelled data set, of several processes for this one's share of them, batch by batch;
+/// memory does not grow with their number.
 /// @param with the normalisation of the backbone that they are for.
 void for_each_batch(const Dataset& dataset, const Normalization& with, torch::Device device,
                     const ScoreOptions& options, const std::function<void(int64_t first, const LabelledBatch&)>& f);
@@ -65,7 +69,8 @@ struct PictureCounts {
   std::optional<double> accuracy(const metrics::Scores& matching) const;
 };
 
-/// Counts a model's labels of a labelled data set. The model is in evaluation mode.
+/// Counts a model's labels of a labelled data set; all of several processes get the counts of all. The model is in
+/// evaluation mode.
 /// @param each gets the counts of each picture, in the order of the data set.
 metrics::ConfusionMatrix score(SegmenterImpl& segmenter, const Dataset& dataset, torch::Device device,
                                const ScoreOptions& options, std::vector<PictureCounts>* each = nullptr);

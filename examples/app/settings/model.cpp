@@ -134,8 +134,12 @@ void list_settings(ModelSettings& s, Add add) {
       "train without a term: data, across, within, or smoothness, both of these; without data the teacher's prototypes "
       "are learned by the smoothness")
       ->check(CLI::IsMember(Words{"nothing", "data", "across", "within", "smoothness"}));
+  add(kEnergy, "--across", s.across,
+      "of several processes: each image is compared with one of its own process's batch, or with one of the global, of "
+      "all processes")
+      ->check(CLI::IsMember(Words{"own", "global"}));
 
-  add(kTraining, "--batch", s.batch, "crops in a step, at least 2")->check(at_least(1));
+  add(kTraining, "--batch", s.batch, "crops in a step, at least 2; of several processes, of each")->check(at_least(1));
   add(kTraining, "--projector-rate", s.projector_rate, "Adam's learning rate for the projector")
       ->check(CLI::NonNegativeNumber);
   add(kTraining, "--predictor-rate", s.predictor_rate, "Adam's learning rate for the prototypes")

@@ -69,6 +69,7 @@ struct ModelSettings {
   std::string centering = name_of(SmoothnessOptions().centering(), kCenterings);
   std::string reduction = name_of(SmoothnessOptions().reduction(), kReductions);
   std::string without = "nothing";  ///< the term that the objective lacks (Table 4)
+  std::string across = "own";       ///< of several processes: whose images are partners, own or global
 
   int64_t batch = 32;
   double projector_rate = 1e-4;

@@ -10,12 +10,15 @@
 #include <thread>
 
 #include "settings/options.hpp"
+#include "support/processes.hpp"
 
 namespace smooseg::app {
 namespace {
 
+/// Those of this machine, or this process's share of them where it holds several.
 int core_count() {
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+  return std::max(1, cores / static_cast<int>(process_place().local_size));
 }
 
 /// The device of a name as LibTorch writes it.
@@ -71,9 +74,11 @@ torch::Device start(const RuntimeSettings& settings, std::ostream& err) {
   if (name == "auto" && torch::cuda::device_count() == 0) return torch::kCPU;
   const torch::Device device = device_named(name == "auto" ? "cuda" : name);
   if (device.is_cpu()) return torch::kCPU;
-  const auto index = std::max<c10::DeviceIndex>(device.index(), 0);
   const int devices =
       c10::impl::hasDeviceGuardImpl(device.type()) ? c10::impl::getDeviceGuardImpl(device.type())->deviceCount() : 0;
+  // Each process of a machine gets another one.
+  const auto local = static_cast<c10::DeviceIndex>(process_place().local_rank % std::max(devices, 1));
+  const auto index = device.has_index() ? device.index() : local;
   TORCH_CHECK(index < devices, "--device: ", name, " is not there: this LibTorch sees ", devices, " ",
               c10::DeviceTypeName(device.type()), " devices");
   return {device.type(), index};

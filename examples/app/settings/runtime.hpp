@@ -25,7 +25,8 @@ struct FeatureSettings {
 void add_options(CLI::App& command, RuntimeSettings& settings);
 void add_options(CLI::App& command, FeatureSettings& settings);
 
-/// Sets the number of threads and picks the device: CUDA for `auto` where there is one.
+/// Sets the number of threads and picks the device: CUDA for `auto` where there is one, for each of several processes of
+/// a machine another.
 /// @param err gets a line where more threads are asked for than `thread_count` gives.
 /// @throws c10::Error for an unknown device, or CUDA where there is none.
 torch::Device start(const RuntimeSettings& settings, std::ostream& err);
