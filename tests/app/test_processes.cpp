@@ -261,6 +261,8 @@ TEST_CASE("what launchers tell", "[processes][bad input]") {
   CHECK(torchrun.local_size == 4);
   CHECK(torchrun.address == "node1");
   CHECK(torchrun.port == 1234);
+  const ScopedVariable agent("TORCHELASTIC_USE_AGENT_STORE", "True");
+  CHECK(place_with({{"WORLD_SIZE", "2"}, {"RANK", "1"}, {"MASTER_PORT", "1234"}}).port == 1235);
 
   const Variables mpirun{{"OMPI_COMM_WORLD_RANK", "1"},
                          {"OMPI_COMM_WORLD_SIZE", "2"},
@@ -282,5 +284,5 @@ TEST_CASE("what launchers tell", "[processes][bad input]") {
   CHECK_ERROR(place_with({{"WORLD_SIZE", "2"}, {"RANK", "2"}}), "RANK: expected a number from 0 to 1, got '2'");
   const std::string model = model_file().string();
   const ScopedVariable size("WORLD_SIZE", "2"), rank("RANK", "0");
-  check_fails({"segment", "--model", model, "."}, "WORLD_SIZE: 'segment' works in one process, and 2");
+  check_fails({"segment", "--model", model, "--out", ".", "."}, "WORLD_SIZE: 'segment' works in one process, and 2");
 }

@@ -76,7 +76,9 @@ ProcessPlace process_place() {
                              " processes and not all are on this one");
   }
   if (!address.empty()) place.address = address;
-  place.port = static_cast<uint16_t>(number({"MASTER_PORT"}, 1, 65535, place.port));
+  // At MASTER_PORT itself torchrun may listen, whose store need not be of this LibTorch's release.
+  const bool is_taken = first_set({"TORCHELASTIC_USE_AGENT_STORE"}).value == "True";
+  place.port = static_cast<uint16_t>(number({"MASTER_PORT"}, 1, 65534, place.port) + (is_taken ? 1 : 0));
   return place;
 }
 
@@ -84,11 +86,11 @@ namespace {
 
 using Bytes = Processes::Bytes;
 using Clock = std::chrono::steady_clock;
-using std::chrono::seconds;
+using Seconds = std::chrono::seconds;
 
-constexpr seconds kJoinTime{120};       // for the others to start
-constexpr seconds kBeatInterval{1};     // between signs of life
-constexpr seconds kFarewellTime{5};     // for the others to hear why this process ends
+constexpr Seconds kJoinTime{120};       // for the others to start
+constexpr Seconds kBeatInterval{1};     // between signs of life
+constexpr Seconds kFarewellTime{5};     // for the others to hear why this process ends
 constexpr auto kFailed = "failed";      // key of what ended the first process that failed
 constexpr auto kDeparted = "departed";  // key of the number of processes that need no server any more
 
@@ -106,8 +108,7 @@ class Processes::Connection {
       : place_(place),
         silence_(number({"SMOOSEG_PROCESS_TIMEOUT"}, 2, 86400, 30)),
         server_("process 0 at " + place.address + ":" + std::to_string(place.port)),
-        prefix_("smooseg/" + first_set({"TORCHELASTIC_RESTART_COUNT"}).value + "/"),
-        serves_(place.rank == 0 && first_set({"TORCHELASTIC_USE_AGENT_STORE"}).value != "True") {
+        serves_(place.rank == 0) {
     if (!has_stores()) {
       throw std::runtime_error("WORLD_SIZE: " + std::to_string(place.size) +
                                " processes were started, but this LibTorch was built without c10d, through which they "
@@ -165,7 +166,7 @@ class Processes::Connection {
 
   void fail(const std::string& why) noexcept {
     try {
-      if (!store_->has(prefix_ + kFailed)) store_->set(prefix_ + kFailed, Bytes(why.begin(), why.end()));
+      if (!store_->has(kFailed)) store_->set(kFailed, Bytes(why.begin(), why.end()));
       depart();
     } catch (const std::exception&) {  // the server is gone, so nobody could hear it
     }
@@ -174,9 +175,9 @@ class Processes::Connection {
 
   /// The one that serves does so until the others need it no longer.
   void depart() {
-    store_->add(prefix_ + kDeparted, 1);
+    store_->add(kDeparted, 1);
     const auto end = Clock::now() + kFarewellTime;
-    while (serves_ && store_->add(prefix_ + kDeparted, 0) < place_.size && Clock::now() < end) {
+    while (serves_ && store_->add(kDeparted, 0) < place_.size && Clock::now() < end) {
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
   }
@@ -198,8 +199,8 @@ class Processes::Connection {
     Clock::time_point seen;
   };
 
-  std::string key_of(int64_t rank) const { return prefix_ + call_ + std::to_string(rank); }
-  std::string beats_of(int64_t rank) const { return prefix_ + "beats/" + std::to_string(rank); }
+  std::string key_of(int64_t rank) const { return call_ + std::to_string(rank); }
+  std::string beats_of(int64_t rank) const { return "beats/" + std::to_string(rank); }
 
   /// Calls f(), which needs the server.
   template <class F>
@@ -213,8 +214,8 @@ class Processes::Connection {
 
   /// @throws ProcessLost where a process has failed, or this one shows no life.
   void look_after(int64_t rank, Life& life) {
-    if (talk([&] { return store_->has(prefix_ + kFailed); })) {
-      const Bytes why = talk([&] { return store_->get(prefix_ + kFailed); });
+    if (talk([&] { return store_->has(kFailed); })) {
+      const Bytes why = talk([&] { return store_->get(kFailed); });
       throw ProcessLost(std::string(why.begin(), why.end()));
     }
     const int64_t beats = talk([&] { return store_->add(beats_of(rank), 0); });
@@ -242,8 +243,8 @@ class Processes::Connection {
   }
 
   const ProcessPlace place_;
-  const seconds silence_;
-  const std::string server_, prefix_;
+  const Seconds silence_;
+  const std::string server_;
   const bool serves_;
   std::unique_ptr<KeyValueStore> store_;
   int64_t calls_ = 0;

@@ -22,7 +22,7 @@ struct ProcessPlace {
   int64_t rank = 0, size = 1;              ///< of all processes
   int64_t local_rank = 0, local_size = 1;  ///< of those on this machine
   std::string address = "127.0.0.1";       ///< of process 0's machine
-  uint16_t port = 29500;                   ///< that process 0 listens at
+  uint16_t port = 29500;                   ///< that process 0 listens at; under torchrun MASTER_PORT + 1
 };
 
 /// Of one process that nothing tells otherwise.
@@ -35,7 +35,7 @@ struct ProcessLost : std::runtime_error {
 };
 
 /// The processes of one command, which all make the same calls in the same order. They talk through the key-value store
-/// of c10d, `TCPStore`, which process 0 (under torchrun its agent) serves. A call waits for the others however long they
+/// of c10d, `TCPStore`, which process 0 serves. A call waits for the others however long they
 /// work; but a process that is gone, or not heard of for half a minute, is an error in all others within a minute, and so
 /// is one that fails, at once. One process alone needs no network, and all calls return what they got.
 class Processes : public Exchange {
