@@ -262,7 +262,8 @@ TEST_CASE("what launchers tell", "[processes][bad input]") {
   CHECK(torchrun.address == "node1");
   CHECK(torchrun.port == 1234);
   const ScopedVariable agent("TORCHELASTIC_USE_AGENT_STORE", "True");
-  CHECK(place_with({{"WORLD_SIZE", "2"}, {"RANK", "1"}, {"MASTER_PORT", "1234"}}).port == 1235);
+  CHECK(place_with({{"WORLD_SIZE", "2"}, {"RANK", "1"}, {"MASTER_ADDR", "localhost"}, {"MASTER_PORT", "1234"}}).port ==
+        1235);
 
   const Variables mpirun{{"OMPI_COMM_WORLD_RANK", "1"},
                          {"OMPI_COMM_WORLD_SIZE", "2"},
@@ -283,6 +284,6 @@ TEST_CASE("what launchers tell", "[processes][bad input]") {
   CHECK_ERROR(place_with({{"WORLD_SIZE", "two"}}), "WORLD_SIZE: expected a number from 1 to 1048576, got 'two'");
   CHECK_ERROR(place_with({{"WORLD_SIZE", "2"}, {"RANK", "2"}}), "RANK: expected a number from 0 to 1, got '2'");
   const std::string model = model_file().string();
-  const ScopedVariable size("WORLD_SIZE", "2"), rank("RANK", "0");
+  const ScopedVariable size("WORLD_SIZE", "2"), rank("RANK", "0"), address("MASTER_ADDR", "localhost");
   check_fails({"segment", "--model", model, "--out", ".", "."}, "WORLD_SIZE: 'segment' works in one process, and 2");
 }
