@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 # A room is a folder (its name ends in /) or a single header.
 library_rooms="version.hpp memory.hpp options.hpp tensor.hpp exchange.hpp detail/ detail/kernels/ detail/autograd/ closeness.hpp position_free.hpp
   penalty.hpp pairing.hpp ema.hpp smoothness.hpp predictor.hpp prototype_restarts.hpp data_term.hpp loss.hpp projector.hpp io/ baselines/ thresholds.hpp class_count.hpp
-  backbone/ segmenter.hpp metrics/ crf/ eigen/ smooseg.hpp"
+  backbone/ segmenter.hpp window_segmenter.hpp metrics/ crf/ eigen/ smooseg.hpp"
 # These stand beside the losses: they include nothing but the rooms up to detail/kernels/, and only smooseg.hpp includes
 # them.
 library_beside="metrics/ crf/"

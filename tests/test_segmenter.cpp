@@ -6,8 +6,10 @@
 #include <memory>
 
 #include "catch.hpp"
+#include "smooseg/backbone/texture.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
 #include "smooseg/segmenter.hpp"
+#include "smooseg/window_segmenter.hpp"
 #include "support.hpp"
 
 using namespace smooseg;
@@ -129,6 +131,105 @@ TEST_CASE("tiles cover the picture, overlap, and keep within their size", "[segm
   CHECK(backbone_of(whole).calls == 1);
   CHECK(backbone_of(tiled).calls == 4 * 3);
   CHECK(backbone_of(tiled).largest == 32 * 32);
+}
+
+TEST_CASE("tiles go over linearly where they overlap", "[segmenter]") {
+  using smooseg::detail::BlendedRows;
+  // Two tiles of 6 of 10 columns share columns 4 and 5; each tile holds its number.
+  int64_t made = 0;
+  BlendedRows row(1, 10, 6, 2, [&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
+    CHECK((y == 0 && x == 4 * made && rows == 1 && columns == 6));
+    return torch::full({1, 1, rows, columns}, static_cast<double>(made++), torch::kFloat64);
+  });
+  const Tensor expected = torch::tensor({0., 0., 0., 0., 1. / 3, 2. / 3, 1., 1., 1., 1.}, torch::kFloat64);
+  CHECK((row.read(0, 1).flatten() - expected).abs().max().item<double>() < 1e-12);
+
+  // A map that all tiles agree on comes out as it is, in whatever pieces it is read, also where three tiles overlap.
+  const Tensor map = torch::rand({2, 3, 13, 9}, torch::kFloat64);
+  for (const int64_t step : {1, 3, 5, 13}) {
+    BlendedRows blended(13, 9, 6, 4, [&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
+      return map.narrow(2, y, rows).narrow(3, x, columns);
+    });
+    for (int64_t y = 0; y < 13; y += step) {
+      const int64_t end = std::min<int64_t>(y + step, 13);
+      CHECK((blended.read(y, end) - map.slice(2, y, end)).abs().max().item<double>() < 1e-12);
+    }
+  }
+
+  // A code steps by no more across a seam than the tiles' difference over the overlap.
+  class TileBackbone : public PatchMeans {
+   public:
+    using PatchMeans::PatchMeans;
+    Tensor window_features(const Tensor& images, const backbone::Window& window) override {
+      return features(images) + static_cast<double>(window.left / 24 + window.top / 24);
+    }
+  };
+  Segmenter segmenter(std::make_shared<TileBackbone>(false), Projector(3, 5), PrototypePredictor(4, 5),
+                      SegmenterOptions().tile(32).overlap(16));
+  segmenter->eval();
+  const Tensor code = segmenter->code(torch::zeros({1, 3, 64, 64}));  // 16 x 16 patches, tiles of 8 that share 4
+  const Tensor steps = (code.slice(3, 1) - code.slice(3, 0, -1)).abs().amax({0, 2, 3});
+  const Tensor range = code.amax({0, 2, 3}) - code.amin({0, 2, 3});
+  CHECK((steps <= range / 3).all().item<bool>());
+  CHECK(range.min().item<double>() > 0);
+}
+
+TEST_CASE("a picture read in windows has the labels of the whole", "[segmenter]") {
+  torch::manual_seed(5);
+  auto texture = std::make_shared<backbone::TextureImpl>(backbone::TextureOptions().textons(6));
+  const auto smooth = [](int64_t height, int64_t width) {
+    return at::upsample_bilinear2d(torch::randn({1, 3, 24, 20}), {height, width}, false) +
+           0.1 * torch::randn({1, 3, height, width});
+  };
+  const Tensor picture = smooth(301, 243);
+  texture->fit([&](int64_t) { return picture.slice(2, 0, 296).slice(3, 0, 240); }, 1);
+  const auto check = [](const std::shared_ptr<backbone::Backbone>& backbone, const Tensor& image, int64_t reach,
+                        bool flip) {
+    CHECK(backbone->reach() == reach);
+    Segmenter segmenter(backbone, Projector(backbone->channels(), 5), PrototypePredictor(4, 5),
+                        SegmenterOptions().tile(64).overlap(16).flip(flip));
+    segmenter->eval();
+    {  // prototypes at four places of the picture, so that all of them are some place's label
+      const torch::NoGradGuard no_grad;
+      const Tensor cells = segmenter->code(image).flatten(2)[0].t();  // (N,D)
+      segmenter->predictor->teacher.copy_(cells.index_select(0, torch::tensor({0, 200, 500, 900})));
+    }
+    const int64_t height = 350, width = 200;  // of the labels
+    int64_t top = 0, largest = 0;
+    WindowSegmenter windows(
+        *segmenter, image.size(2), image.size(3),
+        [&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
+          CHECK(y >= top);
+          top = y;
+          largest = std::max(largest, rows * columns);
+          return image.narrow(2, y, rows).narrow(3, x, columns);
+        },
+        height, width);
+    const Tensor labels = segmenter->labels(image, height, width), logits = segmenter->logits(image, height, width);
+    CHECK(labels.min().item<int64_t>() < labels.max().item<int64_t>());
+    std::vector<Tensor> rows;
+    double error = 0;
+    for (int64_t y = 0; y < height; y += 70) {
+      const Tensor part = windows.logits(y, y + 60, 30, 170);
+      error = std::max(error, (part - logits.slice(2, y, y + 60).slice(3, 30, 170)).abs().max().item<double>());
+      rows.push_back(windows.labels(y, y + 70));
+    }
+    CHECK(error < 1e-4);
+    CHECK(torch::cat(rows, 1).eq(labels).to(torch::kFloat64).mean().item<double>() > 0.999);
+    CHECK(largest <= (64 + 2 * reach) * (64 + 2 * reach));
+    CHECK_ERROR(windows.labels(0, 5), "expected rows not above those of an earlier call, which begin at 280, got 0");
+    CHECK_ERROR(windows.labels(340, 351), "WindowSegmenter::labels: expected rows within 0..350, got 340 to 351");
+    CHECK_ERROR(windows.logits(340, 341, 5, 201), "expected columns within 0..200, got 5 to 201");
+  };
+  for (const bool flip : {false, true}) {
+    check(texture, picture, 56, flip);                             // sees its place, and what lies around
+    check(std::make_shared<PatchMeans>(false), picture, 0, flip);  // tiles in either way
+  }
+  Segmenter small = make();
+  const auto none = [](int64_t, int64_t, int64_t, int64_t) { return torch::zeros({1, 3, 5, 5}); };
+  CHECK_ERROR(WindowSegmenter(*small, 3, 20, none), "at least a patch of 4 x 4 pixels, got 3 x 20");
+  WindowSegmenter wrong(*small, 20, 20, none);
+  CHECK_ERROR(wrong.labels(0, 1), "expected the window that was asked for, 20 x 20 pixels, got (1, 3, 5, 5)");
 }
 
 TEST_CASE("labels are those of evaluation, whatever the mode", "[segmenter]") {

@@ -14,9 +14,9 @@
 
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/closeness.hpp"
+#include "smooseg/detail/blended_rows.hpp"
 #include "smooseg/detail/check.hpp"
 #include "smooseg/detail/host_copy.hpp"
-#include "smooseg/detail/tiles.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/predictor.hpp"
 #include "smooseg/projector.hpp"
@@ -28,7 +28,7 @@ struct SegmenterOptions {
   TORCH_ARG(bool, flip) = false;
   /// Side in pixels of the tiles into which larger pictures are cut for a backbone that does not take whole ones.
   TORCH_ARG(int64_t, tile) = 512;
-  /// Pixels that neighbouring tiles share, at least.
+  /// Pixels that neighbouring tiles share, at least; codes go over linearly from one to the next.
   TORCH_ARG(int64_t, overlap) = 64;
 };
 
@@ -36,27 +36,46 @@ namespace detail {
 
 /// Bilinear sampling along one axis: output i is lower * (1 - weight) + upper * weight of the cells named.
 struct AxisSamples {
+  int64_t begin, end;  ///< the cells that are needed; `lower` and `upper` count from the first of them
   Tensor lower, upper, weight;
 
-  /// @param outputs number of samples over the whole axis. @param begin, end those wanted.
+  /// @param outputs number of samples over the whole axis. @param first, last those wanted, `last` excluded.
   /// @param extent what the axis measures in cells (may end within the last cell). @param cells number of cells.
-  AxisSamples(int64_t outputs, int64_t begin, int64_t end, double extent, int64_t cells, torch::Device device) {
-    const auto last = static_cast<double>(cells - 1);
+  AxisSamples(int64_t outputs, int64_t first, int64_t last, double extent, int64_t cells) {
     const Tensor at =
-        ((torch::arange(begin, end, torch::kFloat64) + 0.5) * (extent / static_cast<double>(outputs)) - 0.5)
-            .clamp(0, last);
+        ((torch::arange(first, last, torch::kFloat64) + 0.5) * (extent / static_cast<double>(outputs)) - 0.5)
+            .clamp(0, static_cast<double>(cells - 1));
     const Tensor floor = at.floor();
-    weight = to_device(at - floor, device);
-    lower = to_device(floor.to(torch::kInt64), device);
+    weight = at - floor;
+    lower = floor.to(torch::kInt64);
     upper = (lower + 1).clamp_max(cells - 1);
+    begin = lower[0].item<int64_t>();
+    end = upper[-1].item<int64_t>() + 1;
+    lower -= begin;
+    upper -= begin;
   }
 
+  /// @param map of the cells from `begin` to `end` along the dimension.
   Tensor interpolate(const Tensor& map, int64_t dim) const {
     std::vector<int64_t> sizes(static_cast<std::size_t>(map.dim()), 1);
     sizes[static_cast<std::size_t>(dim)] = weight.numel();
-    return at::lerp(map.index_select(dim, lower), map.index_select(dim, upper), weight.to(map.dtype()).view(sizes));
+    const auto there = [&](const Tensor& t) { return to_device(t, map.device()); };
+    return at::lerp(map.index_select(dim, there(lower)), map.index_select(dim, there(upper)),
+                    there(weight.to(map.scalar_type())).view(sizes));
   }
+
+  /// The same of a map of all cells.
+  Tensor operator()(const Tensor& map, int64_t dim) const { return interpolate(map.slice(dim, begin, end), dim); }
 };
+
+/// Calls f(first, last) for the rows begin to end of an output, few enough at a time that a strip of a map (B,C,h,w)
+/// upsampled to them is small.
+template <class F>
+void for_each_strip(int64_t batch, int64_t channels, int64_t begin, int64_t end, int64_t out_width, const F& f) {
+  constexpr int64_t kElements = int64_t{1} << 23;
+  const int64_t rows = std::max<int64_t>(1, kElements / (batch * channels * out_width));
+  for (int64_t first = begin; first < end; first += rows) f(first, std::min(first + rows, end));
+}
 
 /// A module's deep copy, of its own type.
 template <class Module>
@@ -87,10 +106,9 @@ class SegmenterImpl : public torch::nn::Module {
     TORCH_CHECK(projector->options.embed_dim() == predictor->options.embed_dim(), kName,
                 ": expected projector and predictor of one embed_dim, got ", projector->options.embed_dim(), " and ",
                 predictor->options.embed_dim());
-    const int64_t p = backbone->patch_size();
-    TORCH_CHECK(options.overlap() >= 0 && options.tile() / p > (options.overlap() + p - 1) / p, kName,
-                ": expected a tile of more pixels than the overlap plus a patch of ", p, ", got ", options.tile(),
-                " and ", options.overlap());
+    TORCH_CHECK(options.overlap() >= 0 && tile_cells() > overlap_cells(), kName,
+                ": expected a tile of more pixels than the overlap plus a patch of ", backbone->patch_size(), ", got ",
+                options.tile(), " and ", options.overlap());
     backbone->eval();
     register_module("backbone", backbone);
     register_module("projector", projector);
@@ -124,9 +142,36 @@ class SegmenterImpl : public torch::nn::Module {
     const torch::NoGradGuard no_grad;
     const int64_t right = (p - width % p) % p, below = (p - height % p) % p;
     const Tensor padded = right + below == 0 ? images : at::replication_pad2d(images, {0, right, 0, below});
-    const Tensor z = tiled_code(padded);
-    return options.flip() ? (z + tiled_code(padded.flip({3})).flip({3})) / 2 : z;
+    const int64_t padded_height = padded.size(2), padded_width = padded.size(3);
+    const int64_t size = tile_cells() * p;
+    if (backbone->takes_whole_pictures() || (padded_height <= size && padded_width <= size)) {
+      return window_code(padded, {0, 0, padded_height, padded_width});
+    }
+    detail::BlendedRows rows(
+        padded_height / p, padded_width / p, tile_cells(), overlap_cells(),
+        [&](int64_t row, int64_t column, int64_t tile_rows, int64_t tile_columns) {
+          const Tensor tile =
+              padded.narrow(2, row * p, tile_rows * p).narrow(3, column * p, tile_columns * p).contiguous();
+          return window_code(tile, {row * p, column * p, padded_height, padded_width});
+        });
+    return rows.read(0, rows.height());
   }
+
+  /// The code of a window of a picture, which is seen as a whole.
+  /// @param images (B,3,H,W), the window's pixels, as `code`, but H and W multiples of the patch.
+  /// @param window where it lies, at multiples of the patch. @return (B,D,h,w).
+  Tensor window_code(const Tensor& images, const backbone::Window& window) {
+    const torch::NoGradGuard no_grad;
+    const Tensor z = projector->code(features(images, window));
+    if (!options.flip()) return z;
+    const backbone::Window mirrored{window.top, window.picture_width - window.left - images.size(3),
+                                    window.picture_height, window.picture_width};
+    return (z + projector->code(features(images.flip({3}), mirrored)).flip({3})) / 2;
+  }
+
+  /// Side of the tiles and least overlap, in patches.
+  int64_t tile_cells() const { return options.tile() / backbone->patch_size(); }
+  int64_t overlap_cells() const { return (options.overlap() + backbone->patch_size() - 1) / backbone->patch_size(); }
 
   /// Similarities of the upsampled code to the teacher's prototypes, what the CRF's probabilities are made of.
   /// @param images as `code`. @return (B,K,H,W), cosines in [-1,1].
@@ -153,7 +198,7 @@ class SegmenterImpl : public torch::nn::Module {
     const torch::NoGradGuard no_grad;
     const Tensor result =
         torch::empty({code.size(0), predictor->options.num_classes(), end - begin, out_width}, code.options());
-    for_each_strip(code, begin, end, out_width, [&](int64_t first, int64_t last) {
+    detail::for_each_strip(code.size(0), code.size(1), begin, end, out_width, [&](int64_t first, int64_t last) {
       const Tensor strip = upsample(code, images, out_height, out_width, first, last);
       result.slice(2, first - begin, last - begin).copy_(functional::prototype_logits(predictor->teacher, strip));
     });
@@ -169,15 +214,21 @@ class SegmenterImpl : public torch::nn::Module {
     check_size(out_height, out_width, "smooseg::Segmenter::labels");
     const torch::NoGradGuard no_grad;
     const Tensor z = code(images);
-    // The arg max over classes is that of p_k . z, which is linear in z: upsampling K similarities instead of D
-    // channels gives the same labels.
-    const Tensor unit = CosineCloseness{}.embed(predictor->teacher.t().unsqueeze(0)).transpose(1, 2);
-    const Tensor dots = unit.matmul(z.flatten(2)).view({z.size(0), -1, z.size(2), z.size(3)});
+    const Tensor dots = similarities(z);
     const Tensor result = torch::empty({z.size(0), out_height, out_width}, z.options().dtype(torch::kInt64));
-    for_each_strip(dots, 0, out_height, out_width, [&](int64_t first, int64_t last) {
+    detail::for_each_strip(z.size(0), dots.size(1), 0, out_height, out_width, [&](int64_t first, int64_t last) {
       result.slice(1, first, last).copy_(upsample(dots, images, out_height, out_width, first, last).argmax(1));
     });
     return result;
+  }
+
+  /// What labels are the arg max of, before upsampling: p_k . z, with the teacher's prototypes p_k of unit length. It is
+  /// linear in z, so that upsampling these K maps instead of D channels gives the same labels.
+  /// @param code (B,D,h,w). @return (B,K,h,w).
+  Tensor similarities(const Tensor& code) const {
+    const torch::NoGradGuard no_grad;
+    const Tensor unit = CosineCloseness{}.embed(predictor->teacher.t().unsqueeze(0)).transpose(1, 2);
+    return unit.matmul(code.flatten(2)).view({code.size(0), -1, code.size(2), code.size(3)});
   }
 
   SegmenterOptions options;
@@ -186,24 +237,14 @@ class SegmenterImpl : public torch::nn::Module {
   PrototypePredictor predictor;
 
  private:
-  static constexpr int64_t kStripElements = int64_t{1} << 23;
-
   static void check_size(int64_t out_height, int64_t out_width, const char* function) {
     TORCH_CHECK(out_height >= 1 && out_width >= 1, function, ": expected a size of at least 1 x 1, got ", out_height,
                 " x ", out_width);
   }
 
-  /// Calls f(first, last) for the rows begin to end of an output, few enough at a time that a strip of a map (B,C,h,w)
-  /// upsampled to them is small.
-  template <class F>
-  static void for_each_strip(const Tensor& map, int64_t begin, int64_t end, int64_t out_width, const F& f) {
-    const int64_t rows = std::max<int64_t>(1, kStripElements / (map.size(0) * map.size(1) * out_width));
-    for (int64_t first = begin; first < end; first += rows) f(first, std::min(first + rows, end));
-  }
-
   /// The backbone's features, their shape checked.
-  Tensor features(const Tensor& images) {
-    const Tensor x = backbone->features(images);
+  Tensor features(const Tensor& images, const backbone::Window& window) {
+    const Tensor x = backbone->window_features(images, window);
     const int64_t p = backbone->patch_size();
     const std::vector<int64_t> expected{images.size(0), backbone->channels(), images.size(2) / p, images.size(3) / p};
     TORCH_CHECK(x.defined() && x.sizes() == torch::IntArrayRef(expected),
@@ -213,29 +254,6 @@ class SegmenterImpl : public torch::nn::Module {
     return x;
   }
 
-  /// @param images H and W multiples of the patch.
-  Tensor tiled_code(const Tensor& images) {
-    const int64_t p = backbone->patch_size(), height = images.size(2) / p, width = images.size(3) / p;
-    if (backbone->takes_whole_pictures()) return projector->code(features(images));
-    const int64_t size = options.tile() / p, overlap = (options.overlap() + p - 1) / p;
-    const auto rows = detail::tile_spans(height, size, overlap), columns = detail::tile_spans(width, size, overlap);
-    if (rows.size() == 1 && columns.size() == 1) return projector->code(features(images));
-    Tensor result;
-    for (const auto& r : rows) {
-      for (const auto& c : columns) {
-        const Tensor tile =
-            images.narrow(2, r.start * p, std::min(size, height) * p).narrow(3, c.start * p, std::min(size, width) * p);
-        const Tensor z = projector->code(features(tile.contiguous()));
-        if (!result.defined()) result = torch::empty({z.size(0), z.size(1), height, width}, z.options());
-        const auto kept = [&](const Tensor& t, int64_t row, int64_t column) {
-          return t.narrow(2, row, r.keep_end - r.keep_begin).narrow(3, column, c.keep_end - c.keep_begin);
-        };
-        kept(result, r.keep_begin, c.keep_begin).copy_(kept(z, r.keep_begin - r.start, c.keep_begin - c.start));
-      }
-    }
-    return result;
-  }
-
   /// Rows begin to end of a map (B,C,h,w) of the images' patches, upsampled bilinearly (corners not aligned) to
   /// out_height x out_width.
   Tensor upsample(const Tensor& map, const Tensor& images, int64_t out_height, int64_t out_width, int64_t begin,
@@ -243,9 +261,9 @@ class SegmenterImpl : public torch::nn::Module {
     const auto cells = [&](int64_t pixels) {
       return static_cast<double>(pixels) / static_cast<double>(backbone->patch_size());
     };
-    const detail::AxisSamples y(out_height, begin, end, cells(images.size(2)), map.size(2), map.device());
-    const detail::AxisSamples x(out_width, 0, out_width, cells(images.size(3)), map.size(3), map.device());
-    return x.interpolate(y.interpolate(map, 2), 3);
+    const detail::AxisSamples y(out_height, begin, end, cells(images.size(2)), map.size(2));
+    const detail::AxisSamples x(out_width, 0, out_width, cells(images.size(3)), map.size(3));
+    return x(y(map, 2), 3);
   }
 };
 TORCH_MODULE(Segmenter);

@@ -30,3 +30,4 @@
 #include "smooseg/segmenter.hpp"
 #include "smooseg/thresholds.hpp"
 #include "smooseg/version.hpp"
+#include "smooseg/window_segmenter.hpp"

@@ -30,6 +30,11 @@ using ImageStream = std::function<Tensor()>;
 /// Opens a stream of the images of these numbers, in their order, so that they can be read ahead.
 using ImageSource = std::function<ImageStream(const std::vector<int64_t>& numbers)>;
 
+/// Where a window lies in its picture, in pixels; the picture's size is that after padding to whole patches.
+struct Window {
+  int64_t top, left, picture_height, picture_width;
+};
+
 /// A frozen feature extractor: pictures in, one feature vector per patch out. Implementations are LibTorch modules, so
 /// that their state (weights, or the statistics of `Texture`) is saved, loaded and moved between devices as usual. Those
 /// here always compute as in evaluation, and their parameters require no gradient until asked to. Images are converted
@@ -42,6 +47,16 @@ class Backbone : public torch::nn::Module {
   /// @return (B,C,H/p,W/p) with C = `channels()` and p = `patch_size()`.
   /// @throws c10::Error for other shapes or dtypes.
   virtual Tensor features(const Tensor& images) = 0;
+
+  /// Features of a window of a picture that is not looked at as a whole. Default: those of the window by itself, which
+  /// a backbone overrides where a patch's place in the picture matters (`Texture`).
+  /// @param images the window's pixels, as `features` takes them. @param window begins at a multiple of the patch.
+  virtual Tensor window_features(const Tensor& images, const Window& /*window*/) { return features(images); }
+
+  /// How many pixels beyond a patch its features depend on, where a backbone looks no farther: with so many around a
+  /// window, the features within are those of the whole picture. A multiple of the patch. Default: 0, where all of a
+  /// picture matters.
+  virtual int64_t reach() const { return 0; }
 
   /// Learns from training images what this backbone has in place of weights; nothing by default. Those that come with
   /// weights or need none have nothing to learn.

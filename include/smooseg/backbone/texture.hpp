@@ -108,13 +108,18 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
   /// @return (B,K,H/8,W/8), non-negative, of unit length along K.
   /// @throws c10::Error for other shapes, dtypes or devices; on the CPU, where that needs no wait, before `fit` or a load.
   Tensor features(const Tensor& images) override {
-    constexpr auto kFunction = "Texture::features";
-    check_images(images, kFunction, textons);
-    TORCH_CHECK(!textons.device().is_cpu() || textons.any().item<bool>(), kFunction,
+    check_images(images, kFeatures, textons);
+    return window_features(images, {0, 0, images.size(2), images.size(3)});
+  }
+
+  /// The same of a window, whose patches have their places in the picture.
+  Tensor window_features(const Tensor& images, const Window& window) override {
+    check_images(images, kFeatures, textons);
+    TORCH_CHECK(!textons.device().is_cpu() || textons.any().item<bool>(), kFeatures,
                 ": there are no textons yet; call `fit` with pictures, or load a fitted state");
     const torch::NoGradGuard no_grad;
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-    const Tensor x = with_position(statistics(images)).flatten(2);
+    const Tensor x = with_position(statistics(images), window).flatten(2);
     const Tensor result = at::empty({x.size(0), options.textons(), x.size(2)}, textons.options());
     for (int64_t image = 0; image < x.size(0); ++image) {
       const auto parts = [&](const Tensor& t) { return t.narrow(0, image, 1).split(kPatchesAtATime, 2); };
@@ -168,6 +173,7 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
   int64_t patch_size() const override { return kPatch; }
   int64_t channels() const override { return options.textons(); }
   bool takes_whole_pictures() const override { return true; }
+  int64_t reach() const override { return (kWidest / 2 + 2) * kPatch; }  // two more patches for the widest filter
 
   void pretty_print(std::ostream& stream) const override {
     stream << "smooseg::backbone::Texture(textons=" << options.textons() << ", position=" << options.position()
@@ -184,6 +190,11 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
   static constexpr std::array<double, 3> kSigmas{0.7, 1.4, 2.8};
   static constexpr int64_t kPerPatch = 6 + 4 * static_cast<int64_t>(kSigmas.size());
   static constexpr int64_t kStatistics = 3 * kPerPatch;
+
+  /// The largest number of patches a side over which statistics are averaged.
+  static constexpr int64_t kWidest = 11;
+
+  static constexpr auto kFeatures = "Texture::features";
 
   /// Added to energies before their logarithm: a step of 1 in lightness L* is hardly visible.
   static constexpr double kEnergyFloor = 1.0;
@@ -225,7 +236,8 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
     for (int64_t i = 0; i < count; ++i) {
       const Tensor images = next_image();
       check_images(images, function);
-      const Tensor all = with_position(statistics(images.to(textons.device()))).movedim(1, -1).flatten(0, 2);
+      const Window whole{0, 0, images.size(2), images.size(3)};
+      const Tensor all = with_position(statistics(images.to(textons.device())), whole).movedim(1, -1).flatten(0, 2);
       const int64_t share = std::min(all.size(0), wanted / (count - i));
       kept.push_back(all.index_select(0, random_order(all.size(0), generator).narrow(0, 0, share).to(all.device())));
       wanted -= share;
@@ -234,10 +246,14 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
   }
 
   /// Step 3, not weighted: (B,54,h,w) -> (B,56,h,w).
-  static Tensor with_position(const Tensor& statistics) {
-    const auto centres = [&](int64_t n) { return (at::arange(n, statistics.options()) * 2 + 1) / n - 1; };
-    const Tensor height = centres(statistics.size(2)).view({1, 1, -1, 1});
-    const Tensor aside = centres(statistics.size(3)).abs().mul(2).sub(1).view({1, 1, 1, -1});
+  static Tensor with_position(const Tensor& statistics, const Window& window) {
+    const auto centres = [&](int64_t begin, int64_t count, int64_t pixels) {
+      const Tensor patches = at::arange(begin / kPatch, begin / kPatch + count, statistics.options());
+      return (patches * 2 + 1) / (pixels / kPatch) - 1;
+    };
+    const Tensor height = centres(window.top, statistics.size(2), window.picture_height).view({1, 1, -1, 1});
+    const Tensor aside =
+        centres(window.left, statistics.size(3), window.picture_width).abs().mul(2).sub(1).view({1, 1, 1, -1});
     const Tensor shape = statistics.narrow(1, 0, 1);
     return at::cat({statistics, height.expand_as(shape), aside.expand_as(shape)}, 1);
   }
@@ -273,7 +289,7 @@ class TextureImpl : public CloneableBackbone<TextureImpl> {
       batches.push_back(at::cat(strips, 2));
     }
     const Tensor own = at::cat(batches);
-    return at::cat({own, box_average(own, 5), box_average(own, 11)}, 1);
+    return at::cat({own, box_average(own, 5), box_average(own, kWidest)}, 1);
   }
 
   /// Means over windows of side x side, of what lies inside the map. Rows and columns in turn, which is the same.
