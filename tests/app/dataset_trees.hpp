@@ -11,11 +11,6 @@
 
 #include "app/picture_files.hpp"
 
-/// Numbers of a file, the low byte first.
-inline void append_number(Bytes& bytes, uint64_t value, int count) {
-  for (int i = 0; i < count; ++i) bytes.push_back(static_cast<uint8_t>(value >> 8 * i));
-}
-
 /// An array of uint8 in a MATLAB file of level 5, as the format's documentation describes it. @param values column by
 /// column.
 inline Bytes mat_bytes(const std::string& name, const std::vector<int32_t>& sizes, const Bytes& values) {

@@ -106,6 +106,50 @@ inline Bytes jpeg_bytes(uint32_t width, uint32_t height, int values_per_pixel, J
   return out;
 }
 
+/// Numbers of a file, the low byte first.
+inline void append_number(Bytes& bytes, uint64_t value, int count) {
+  for (int i = 0; i < count; ++i) bytes.push_back(static_cast<uint8_t>(value >> 8 * i));
+}
+
+/// A BMP as given: what no program of ours writes.
+struct BmpSpec {
+  int32_t width = 0, height = 0;  // negative: from the top
+  uint16_t bits = 24;
+  std::vector<smooseg::app::Color> palette = {};
+  uint32_t compression = 0;
+};
+
+/// @param rows as they stand in the file, padded to 4 bytes each.
+inline Bytes bmp_bytes(const BmpSpec& spec, const Bytes& rows) {
+  Bytes file{'B', 'M'};
+  const std::size_t offset = 14 + 40 + 4 * spec.palette.size();
+  append_number(file, offset + rows.size(), 4);
+  append_number(file, 0, 4);
+  append_number(file, offset, 4);
+  append_number(file, 40, 4);
+  append_number(file, static_cast<uint32_t>(spec.width), 4);
+  append_number(file, static_cast<uint32_t>(spec.height), 4);
+  append_number(file, 1, 2);
+  append_number(file, spec.bits, 2);
+  append_number(file, spec.compression, 4);
+  append_number(file, 0, 12);
+  append_number(file, spec.palette.size(), 4);
+  append_number(file, 0, 4);
+  for (const smooseg::app::Color& color : spec.palette) {
+    file.insert(file.end(), {color[2], color[1], color[0], 0});
+  }
+  file.insert(file.end(), rows.begin(), rows.end());
+  return file;
+}
+
+/// 5 x 3 pixels whose values are 0, 3, 6, ..., as `cwebp -lossless` encodes them.
+inline Bytes webp_bytes() {
+  return {82, 73,  70,  70, 64,  0,   0,  0,   87, 69,  66,  80,  86,  80,  56,  76,  51,  0,
+          0,  0,   47,  4,  128, 0,   0,  119, 64, 38,  96,  177, 113, 233, 31,  90,  133, 73,
+          80, 18,  32,  0,  138, 26,  50, 255, 89, 220, 29,  40,  104, 36,  169, 249, 94,  232,
+          90, 240, 132, 22, 60,  161, 5,  97,  17, 253, 143, 181, 229, 220, 124, 127, 0,   0};
+}
+
 /// A picture of 20 x 12 pixels, smooth, so that JPEG keeps it within a few levels.
 inline Bytes smooth_rgb() {
   Bytes rows;

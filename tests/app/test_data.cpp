@@ -6,16 +6,20 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "app/picture_files.hpp"
+#include "data/bad_files.hpp"
 #include "data/classes.hpp"
 #include "data/crops.hpp"
 #include "data/dataset.hpp"
 #include "data/image_file.hpp"
 #include "data/scenes.hpp"
 #include "data/transforms.hpp"
+#include "data/windows.hpp"
 #include "support.hpp"
 #include "support/seeds.hpp"
 
@@ -24,6 +28,12 @@ namespace {
 namespace fs = std::filesystem;
 using namespace smooseg::app;
 using torch::Tensor;
+
+std::string endings_text() {
+  std::string text;
+  for (const std::string& ending : picture_endings()) text += (text.empty() ? "" : ", ") + ending;
+  return text;
+}
 
 }  // namespace
 
@@ -131,6 +141,52 @@ TEST_CASE("crops are decoded to the bits of the whole picture's", "[crops]") {
     CHECK(error.empty() != damaged);
     if (damaged) CHECK(error.find("baseline22.jpg: expected an intact JPEG") != std::string::npos);
   }
+}
+
+TEST_CASE("windows of a picture and of a label map are parts of the whole", "[transforms]") {
+  const TempDir dir;
+  const uint32_t width = 60, height = 50;
+  Bytes rows(size_t{width} * height * 3);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<uint8_t>(mixed(i));
+  save(dir.path / "a.png", png_bytes({width, height, 8, PNG_COLOR_TYPE_RGB}, rows));
+  save(dir.path / "l.png", png_bytes({width, height, 8}, Bytes(rows.begin(), rows.begin() + width * height)));
+  const Tensor picture = read_image(dir.path / "a.png"), label = read_label(dir.path / "l.png");
+  for (const Transform& transform : {Transform{}, Transform{20, true}, Transform{77}, Transform{30, true, 3}}) {
+    INFO("side " << transform.side);
+    const Tensor whole = transformed(picture, transform), classes = transformed(label, transform);
+    PictureWindows windows(open_picture(dir.path / "a.png"), transform);
+    LabelWindows labels(open_label(dir.path / "l.png"), transform);
+    REQUIRE(windows.height() == whole.size(0));
+    REQUIRE(windows.width() == whole.size(1));
+    const int64_t end = whole.size(0);
+    // Overlapping rows of windows, a smaller one within, and rows that nobody asks for.
+    for (const auto& [top, count] :
+         {std::pair<int64_t, int64_t>{0, 9}, {0, 9}, {5, 9}, {7, 2}, {12, 3}, {17, end - 17}}) {
+      CHECK(windows.read(top, 4, count, 11).equal(whole.slice(0, top, top + count).slice(1, 4, 15)));
+      CHECK(labels.read(top, 4, count, 11).equal(classes.slice(0, top, top + count).slice(1, 4, 15)));
+    }
+    CHECK_ERROR(windows.read(16, 0, 1, 1), "Windows: expected a window not above row 17 of ");
+    windows.finish();
+    labels.finish();
+  }
+}
+
+TEST_CASE("one bad picture of a thousand is named or left out", "[dataset]") {
+  const TempDir dir;
+  const Bytes good = png_bytes({16, 16, 8}, Bytes(256, 9));
+  for (int i = 0; i < 1000; ++i) save(dir.path / (std::to_string(1000 + i) + ".png"), good);
+  save(dir.path / "1617.png", Bytes(good.begin(), good.end() - 20));
+  Dataset dataset = open_dataset(dir.path, "train");
+  const SampleCheck check = check_of(Crops(dataset, 16, false));
+  const auto work = [&] { Crops(dataset, 16, false).images({5, 617}, {}); };
+  const std::string error = error_of([&] { naming_all_bad(dataset, check, 2, work); });
+  const std::string listed =
+      "1 of 1000 pictures cannot be used:\n  " + (dir.path / "1617.png").string() + ": expected an intact PNG";
+  CHECK(error.rfind(listed, 0) == 0);
+  std::ostringstream err;
+  leave_out_bad(dataset, check, 2, err);
+  CHECK(dataset.samples.size() == 999);
+  CHECK(err.str().rfind(listed, 0) == 0);
 }
 
 TEST_CASE("a picture without such crops is named", "[crops]") {
@@ -273,7 +329,7 @@ TEST_CASE("data sets with the layout images, labels, classes.json", "[dataset]")
   }
   SECTION("an empty split") {
     fs::create_directories(root / "images/val");
-    CHECK_ERROR(open_dataset(root, "val"), "images/val: expected pictures (.jpg, .jpeg, .png), found none");
+    CHECK_ERROR(open_dataset(root, "val"), "images/val: expected pictures (" + endings_text() + "), found none");
   }
   SECTION("a split without a name") {
     CHECK_ERROR(open_dataset(root, ""), "set: expected the name of a split, such as train or test, found an empty one");
@@ -327,21 +383,22 @@ TEST_CASE("any folder of pictures is a data set without labels", "[dataset]") {
   CHECK_ERROR(open_dataset(dir.path / "none", "train"), "none: expected a folder of pictures, found nothing");
   CHECK_ERROR(open_dataset(dir.path / "set/10.JPEG", "train"), "10.JPEG: expected a folder of pictures, found a file");
   fs::create_directories(dir.path / "empty");
-  CHECK_ERROR(open_dataset(dir.path / "empty", "train"), "empty: expected pictures (.jpg, .jpeg, .png), found none");
+  CHECK_ERROR(open_dataset(dir.path / "empty", "train"),
+              "empty: expected pictures (" + endings_text() + "), found none");
 }
 
 TEST_CASE("pictures of formats that are not read are counted", "[dataset]") {
   const TempDir dir;
-  for (const char* name : {"a.jpg", "b.webp", "c.WebP", "d.tiff", "notes.txt", ".hidden.webp"}) {
+  for (const char* name : {"a.jpg", "b.heic", "c.HEIC", "d.gif", "notes.txt", ".hidden.heic"}) {
     save(dir.path / "set" / name, std::string("not read"));
   }
   const Dataset data = open_dataset(dir.path / "set", "train");
   CHECK(data.samples.size() == 1);
-  CHECK((data.skipped == std::map<std::string, int64_t>{{".webp", 2}, {".tiff", 1}}));
-  CHECK(skipped_line(data) == "3 pictures are left out: 1 .tiff, 2 .webp (only .jpg, .jpeg, .png are read)\n");
+  CHECK((data.skipped == std::map<std::string, int64_t>{{".heic", 2}, {".gif", 1}}));
+  CHECK(skipped_line(data) == "3 pictures are left out: 1 .gif, 2 .heic (only " + endings_text() + " are read)\n");
   fs::remove(dir.path / "set/a.jpg");
   CHECK_ERROR(open_dataset(dir.path / "set", "train"),
-              "set: expected pictures (.jpg, .jpeg, .png), found 1 .tiff, 2 .webp");
+              "set: expected pictures (" + endings_text() + "), found 1 .gif, 2 .heic");
   fs::create_directories(dir.path / "other");
   save(dir.path / "other/a.png", std::string("not read"));
   CHECK(skipped_line(open_dataset(dir.path / "other", "train")).empty());

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "app/dataset_trees.hpp"
 #include "app/picture_files.hpp"
 #include "data/image_file.hpp"
 #include "support.hpp"
@@ -204,13 +205,13 @@ TEST_CASE("PNG pictures are written and read back", "[image_file]") {
 TEST_CASE("files that are no pictures are refused", "[image_file]") {
   const TempDir dir;
   CHECK_ERROR(read_image(dir.path / "none.png"),
-              "none.png: expected a JPEG, PNG, TIFF or MATLAB picture, found no such file");
+              "none.png: expected a JPEG, PNG, TIFF, BMP, WebP or MATLAB picture, found no such file");
   CHECK_ERROR(read_image(dir.path), "found a folder");
   save(dir.path / "empty.jpg", Bytes{});
   CHECK_ERROR(read_image(dir.path / "empty.jpg"),
-              "empty.jpg: expected a JPEG, PNG, TIFF or MATLAB picture, found an empty file");
+              "empty.jpg: expected a JPEG, PNG, TIFF, BMP, WebP or MATLAB picture, found an empty file");
   CHECK_ERROR(read_label(dir.path / "empty.jpg"),
-              "expected a label map (grey or palette PNG, or MATLAB), found an empty file");
+              "expected a label map (grey or palette PNG, TIFF of one channel, or MATLAB), found an empty file");
   save(dir.path / "text.png", std::string("hello"));
   CHECK_ERROR(read_image(dir.path / "text.png"), "found a file of another format");
   save(dir.path / "a.gif", std::string("GIF89a......"));
@@ -222,8 +223,8 @@ TEST_CASE("files that are no pictures are refused", "[image_file]") {
 
 TEST_CASE("claims of a huge size are refused before memory is taken", "[image_file]") {
   CHECK_ERROR(image_from(png_header(60000, 60000)),
-              "expected a picture of at most 100000000 pixels, found 60000 x 60000 pixels");
-  CHECK_ERROR(label_from(png_header(60000, 60000)), "found 60000 x 60000 pixels");
+              "expected at least 3488372 bytes for 60000 x 60000 pixels, found 65");
+  CHECK_ERROR(label_from(png_header(60000, 60000)), "for 60000 x 60000 pixels, found 65");
   CHECK_ERROR(image_from(png_header(9000, 9000)), "expected at least 78488 bytes for 9000 x 9000 pixels, found 65");
 
   Bytes jpeg = jpeg_bytes(8, 8, 1, JCS_GRAYSCALE, Bytes(64, 77));
@@ -237,9 +238,55 @@ TEST_CASE("claims of a huge size are refused before memory is taken", "[image_fi
     }
     return jpeg;
   };
-  CHECK_ERROR(image_from(claim(60000)), "found 60000 x 60000 pixels");
+  CHECK_ERROR(image_from(claim(60000)), "expected at least 7031250 bytes for 60000 x 60000 pixels");
   CHECK_ERROR(image_from(claim(9000)), "expected at least 158203 bytes for 9000 x 9000 pixels");
   CHECK_ERROR(image_from(claim(64)), "expected an intact JPEG, found an error: ");
+
+  // Pictures that are as large as they claim are read row by row, but not held as a whole.
+  const TempDir dir;
+  save(dir.path / "large.png", png_bytes({20000, 5001, 1}, Bytes(2500 * 5001, 0xff)));
+  CHECK_ERROR(read_image(dir.path / "large.png"),
+              "large.png: expected a picture of at most 100000000 pixels, found 20000 x 5001 pixels");
+  const Tensor last = read_image(dir.path / "large.png", [](int64_t, int64_t) { return std::vector<int64_t>{5000}; });
+  CHECK(last.eq(255).all().item<bool>());
+  save(dir.path / "interlaced.png", png_bytes({20000, 5001, 1, PNG_COLOR_TYPE_GRAY, true}, Bytes(2500 * 5001, 0xff)));
+  CHECK_ERROR(open_picture(dir.path / "interlaced.png"), "an interlaced PNG of at most 100000000 pixels");
+}
+
+TEST_CASE("BMP pictures become RGB", "[image_file]") {
+  const Tensor two_by_two = torch::tensor({1, 2, 3, 40, 50, 60, 7, 8, 9, 100, 110, 120}, torch::kUInt8).view({2, 2, 3});
+  const std::vector<Color> palette{{1, 2, 3}, {40, 50, 60}, {7, 8, 9}, {100, 110, 120}};
+  // From the bottom, blue first; each row padded to 4 bytes.
+  const Bytes rgb{9, 8, 7, 120, 110, 100, 0, 0, 3, 2, 1, 60, 50, 40, 0, 0};
+  CHECK(image_from(bmp_bytes({2, 2, 24}, rgb)).equal(two_by_two));
+  CHECK(image_from(bmp_bytes({2, -2, 24}, rgb)).equal(two_by_two.flip(0)));
+  const Bytes with_alpha{9, 8, 7, 0, 120, 110, 100, 9, 3, 2, 1, 0, 60, 50, 40, 255};
+  CHECK(image_from(bmp_bytes({2, 2, 32}, with_alpha)).equal(two_by_two));
+  CHECK(image_from(bmp_bytes({2, 2, 8, palette}, {2, 3, 0, 0, 0, 1, 0, 0})).equal(two_by_two));
+  CHECK(image_from(bmp_bytes({2, 2, 4, palette}, {0x23, 0, 0, 0, 0x01, 0, 0, 0})).equal(two_by_two));
+  const Tensor stripes = image_from(bmp_bytes({9, 1, 1, {{0, 0, 0}, {255, 255, 255}}}, {0xaa, 0x80, 0, 0}));
+  CHECK(stripes.select(2, 0).flatten().equal(torch::tensor({255, 0, 255, 0, 255, 0, 255, 0, 255}, torch::kUInt8)));
+
+  CHECK_ERROR(image_from(bmp_bytes({2, 2, 8, palette}, {2, 4, 0, 0, 0, 1, 0, 0})),
+              "picture: expected a BMP with indices below the palette's 4 entries, found 4");
+  CHECK_ERROR(image_from(bmp_bytes({2, 2, 16}, rgb)), "expected a BMP with 1, 4, 8, 24 or 32 bits a pixel, found 16");
+  CHECK_ERROR(image_from(bmp_bytes({2, 2, 8, palette, 1}, rgb)),
+              "expected a BMP with no compression, found that of number 1");
+  CHECK_ERROR(image_from(bmp_bytes({0, 2, 24}, rgb)), "expected a BMP with a size of at least 1 x 1, found 0 x 2");
+  CHECK_ERROR(image_from(bmp_bytes({60000, 60000, 24}, rgb)), "for 60000 x 60000 pixels, found 70 (truncated");
+  CHECK_ERROR(image_from(bmp_bytes({2000000000, -2147483647, 32}, rgb)), "rows of at most 100000000 pixels");
+  CHECK_ERROR(image_from(bmp_bytes({2, 2, 8, std::vector<Color>(300)}, rgb)), "a palette of at most 256 entries");
+}
+
+TEST_CASE("WebP pictures become RGB", "[image_file]") {
+  const Bytes file = webp_bytes();
+  if (!reads_webp()) {
+    CHECK_ERROR(image_from(file), "a WebP file, for which it must be built with libwebp-dev: install that package");
+    return;
+  }
+  CHECK(image_from(file).equal(torch::arange(0, 135, 3).to(torch::kUInt8).view({3, 5, 3})));
+  CHECK_ERROR(image_from({file.begin(), file.end() - 20}), "picture: expected an intact WebP, found ");
+  CHECK_ERROR(image_from({'R', 'I', 'F', 'F', 4, 0, 0, 0, 'W', 'A', 'V', 'E'}), "or another RIFF file");
 }
 
 TEST_CASE("damaged pictures are refused", "[image_file]") {
@@ -259,13 +306,19 @@ TEST_CASE("damaged pictures are refused", "[image_file]") {
 TEST_CASE("every prefix of a picture and every changed byte is refused or read", "[image_file]") {
   const Bytes rows = smooth_rgb();
   const std::vector<Bytes> files{
-      png_bytes({20, 12, 8, PNG_COLOR_TYPE_RGB}, rows), png_bytes({20, 12, 8, PNG_COLOR_TYPE_RGB, true}, rows),
+      png_bytes({20, 12, 8, PNG_COLOR_TYPE_RGB}, rows),
+      png_bytes({20, 12, 8, PNG_COLOR_TYPE_RGB, true}, rows),
       png_bytes({3, 2, 2, PNG_COLOR_TYPE_PALETTE, false, {{1, 2, 3}, {4, 5, 6}}, {3}}, {0x10, 0x44}),
-      jpeg_bytes(20, 12, 3, JCS_RGB, rows), jpeg_bytes(20, 12, 3, JCS_RGB, rows, jpeg_simple_progression)};
+      jpeg_bytes(20, 12, 3, JCS_RGB, rows),
+      jpeg_bytes(20, 12, 3, JCS_RGB, rows, jpeg_simple_progression),
+      bmp_bytes({3, 2, 4, {{1, 2, 3}, {4, 5, 6}}}, {0x01, 0x10, 0, 0, 0x11, 0x10, 0, 0}),
+      webp_bytes(),
+      tiff_bytes(5, 3, Bytes(45, 7))};
   const TempDir dir;
   const fs::path path = dir.path / "picture";
   for (const Bytes& file : files) {
-    for (size_t length = 0; length < file.size(); ++length) {
+    const bool tiff = file[0] == 'I';  // whose last four bytes say that no other picture follows
+    for (size_t length = 0; length < file.size() - (tiff ? 4 : 0); ++length) {
       save(path, Bytes(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(length)));
       INFO("length " << length << " of " << file.size());
       CHECK(!error_of([&] { read_image(path); }).empty());

@@ -18,8 +18,10 @@
 #include <iomanip>
 #include <optional>
 #include <thread>
+#include <tuple>
 
 #include "commands/command_line.hpp"
+#include "data/image_file.hpp"
 #include "data/scenes.hpp"
 #include "features/examination.hpp"
 #include "features/precision.hpp"
@@ -221,6 +223,18 @@ void examine_machine(const RuntimeSettings& settings, const Console& console) {
   line(out, "LibTorch") << TORCH_VERSION << ", BLAS: " << blas_name()
                         << ", oneDNN: " << (at::hasMKLDNN() ? "yes" : "no")
                         << ", OpenMP: " << (at::hasOpenMP() ? "yes" : "no") << "\n";
+  std::string formats = "JPEG, PNG, BMP";
+  const auto optional_formats = {std::tuple(reads_tiff(), "TIFF", "libtiff-dev"),
+                                 std::tuple(reads_webp(), "WebP", "libwebp-dev"),
+                                 std::tuple(reads_mat(), "MATLAB", "libmatio-dev")};
+  std::vector<std::string> advice = advice_on_libtorch(at::hasMKLDNN(), at::hasOpenMP());
+  for (const auto& [is_read, format, package] : optional_formats) {
+    if (is_read) formats += ", " + std::string(format);
+    if (!is_read) {
+      advice.push_back(std::string(format) + " pictures are not read: install " + package + " and run cmake/build.sh");
+    }
+  }
+  line(out, "pictures") << formats << "\n";
   line(out, "cores") << cores << "\n";
   line(out, "threads") << at::get_num_threads() << " (LibTorch by itself: " << initial_threads << ")\n";
   out << std::fixed << std::setprecision(0);
@@ -236,7 +250,6 @@ void examine_machine(const RuntimeSettings& settings, const Console& console) {
                                              << measure_gflops(device, torch::kBFloat16, 4096) << " bfloat16\n";
   }
 
-  std::vector<std::string> advice = advice_on_libtorch(at::hasMKLDNN(), at::hasOpenMP());
   constexpr double kSlowPerThread = 20;
   if (float32 < kSlowPerThread * at::get_num_threads()) {
     advice.push_back("matrix products are slow for " + std::to_string(at::get_num_threads()) +

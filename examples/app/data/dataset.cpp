@@ -25,8 +25,6 @@ bool is_hidden(const fs::path& path) {
   return path.filename().string().front() == '.';
 }
 
-constexpr auto kRead = ".jpg, .jpeg, .png";
-
 /// In small letters, such as ".jpg".
 std::string extension_of(const fs::path& path) {
   std::string extension = path.extension().string();
@@ -35,7 +33,8 @@ std::string extension_of(const fs::path& path) {
 }
 
 bool is_picture(const std::string& extension) {
-  return extension == ".jpg" || extension == ".jpeg" || extension == ".png";
+  const auto& endings = picture_endings();
+  return std::find(endings.begin(), endings.end(), extension) != endings.end();
 }
 
 /// Whether this is a format of pictures that are not read.
@@ -137,12 +136,16 @@ void select(std::vector<Sample>& samples, const fs::path& list, const fs::path& 
   std::sort(samples.begin(), samples.end(), [](const Sample& a, const Sample& b) { return a.name < b.name; });
 }
 
-/// Gives each picture its label map. @param labels the folder. @param ending of a label map after the picture's name.
-void add_labels(std::vector<Sample>& samples, const fs::path& labels, const std::string& ending) {
+/// Gives each picture its label map. @param labels the folder. @param endings of a label map after the picture's name, of
+/// which the first that is there counts.
+void add_labels(std::vector<Sample>& samples, const fs::path& labels, const std::vector<std::string>& endings) {
   std::vector<const Sample*> missing;
   for (Sample& sample : samples) {
-    sample.label = labels / (sample.name + ending);
-    if (!fs::is_regular_file(*sample.label)) missing.push_back(&sample);
+    const auto label = [&](const std::string& ending) { return labels / (sample.name + ending); };
+    const auto found = std::find_if(endings.begin(), endings.end(),
+                                    [&](const std::string& ending) { return fs::is_regular_file(label(ending)); });
+    sample.label = label(found == endings.end() ? endings.front() : *found);
+    if (found == endings.end()) missing.push_back(&sample);
   }
   if (missing.empty()) return;
   const auto others = missing.size() - 1;
@@ -197,11 +200,14 @@ Dataset list_pictures(const fs::path& folder) {
     if (hidden && entry->is_directory()) entry.disable_recursion_pending();
     if (hidden || !entry->is_regular_file()) continue;
     const std::string extension = extension_of(entry->path());
-    if (is_picture(extension)) pictures.push_back(entry->path().lexically_relative(folder));
-    if (is_other_format(extension)) ++dataset.skipped[extension];
+    if (is_picture(extension)) {
+      pictures.push_back(entry->path().lexically_relative(folder));
+    } else if (is_other_format(extension)) {
+      ++dataset.skipped[extension];
+    }
   }
   if (pictures.empty()) {
-    fail(folder, std::string("pictures (") + kRead + ")",
+    fail(folder, "pictures (" + c10::Join(", ", picture_endings()) + ")",
          dataset.skipped.empty() ? "none" : counts_text(dataset.skipped));
   }
   std::sort(pictures.begin(), pictures.end());
@@ -216,7 +222,7 @@ std::string skipped_line(const Dataset& dataset) {
   for (const auto& item : dataset.skipped) count += item.second;
   if (count == 0) return "";
   return std::to_string(count) + (count == 1 ? " picture is" : " pictures are") +
-         " left out: " + counts_text(dataset.skipped) + " (only " + kRead + " are read)\n";
+         " left out: " + counts_text(dataset.skipped) + " (only " + c10::Join(", ", picture_endings()) + " are read)\n";
 }
 
 Dataset list_split(const Variant& variant, const fs::path& root, const std::string& split, Labels wanted) {
@@ -231,7 +237,7 @@ Dataset list_split(const Variant& variant, const fs::path& root, const std::stri
   if (!places.list.empty()) select(dataset.samples, root / places.list, folder);
   if (variant.classes) dataset.classes = variant.classes(root);
   if (wanted == Labels::kNone || places.labels.empty()) return dataset;
-  add_labels(dataset.samples, root / places.labels, places.label_ending);
+  add_labels(dataset.samples, root / places.labels, {places.label_ending});
   if (!dataset.classes) fail(root / "classes.json", "the names of the classes that label maps count", "no file");
   return dataset;
 }
@@ -251,7 +257,7 @@ Dataset open_dataset(const fs::path& root, const std::string& split, Labels want
   const bool labelled = wanted == Labels::kAll && has_layout && fs::is_directory(labels);
   Dataset dataset = list_pictures(folder);
   if (has_layout) dataset.split = split;
-  if (labelled) add_labels(dataset.samples, labels, ".png");
+  if (labelled) add_labels(dataset.samples, labels, {".png", ".tif", ".tiff"});
   const fs::path classes = root / "classes.json";
   if (has_layout && fs::exists(classes)) dataset.classes = read_classes(classes);
   if (labelled && !dataset.classes)
@@ -270,6 +276,12 @@ std::string dataset_name(const fs::path& root) {
   return prepared->layout + (prepared->variant.empty() ? "" : " " + prepared->variant);
 }
 
+void check_label_size(const Sample& sample, const LabelRows& label, int64_t height, int64_t width) {
+  if (label.height() == height && label.width() == width) return;
+  fail(sample.label.value(), "the size of " + sample.image.string() + ", " + codec::size_text(height, width),
+       codec::size_text(label.height(), label.width()));
+}
+
 Tensor load_label(const Sample& sample, const ClassTable& classes) {
   return read_label_map(sample.label.value(), classes);
 }
@@ -279,12 +291,9 @@ LabelledImage load_sample(const Sample& sample, const std::optional<ClassTable>&
   LabelledImage loaded{image.pixels.front(), {}};
   if (!sample.label) return loaded;
   TORCH_CHECK(classes, "load_sample: expected the classes for a sample with a label map");
-  const Tensor label = load_label(sample, *classes);
-  if (label.size(0) != image.height || label.size(1) != image.width) {
-    fail(*sample.label, "the size of " + sample.image.string() + ", " + codec::size_text(image.height, image.width),
-         codec::size_text(label.size(0), label.size(1)));
-  }
-  loaded.label = transformed(label, transform);
+  const auto label = open_label_map(*sample.label, *classes);
+  check_label_size(sample, *label, image.height, image.width);
+  loaded.label = read_transformed(*label, transform);
   return loaded;
 }
 

@@ -2,8 +2,8 @@
 
 // Folders of pictures, with labels or without:
 // - what `smooseg prepare` made of a published data set (dataset.json), which is read where it is;
-// - images/{train,test}/**; with labels also labels/{train,test}/** (the same names, ending in .png) and classes.json,
-//   which may name other folders;
+// - images/{train,test}/**; with labels also labels/{train,test}/** (the same names, ending in .png, .tif or .tiff) and
+//   classes.json, which may name other folders;
 // - any folder: all the pictures in it and below, without labels, whatever the split.
 
 #include <cstdint>
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "data/classes.hpp"
+#include "data/image_file.hpp"
 #include "data/layouts.hpp"
 #include "data/transforms.hpp"
 #include "smooseg/detail/torch_compat.hpp"
@@ -38,7 +39,7 @@ struct Dataset {
   std::vector<Sample> samples;        ///< at least one
   std::optional<ClassTable> classes;  ///< always there where there are labels
 
-  /// Pictures that are left out because their format is not read: how many of each extension, such as ".webp".
+  /// Pictures that are left out because their format is not read: how many of each extension, such as ".heic".
   std::map<std::string, int64_t> skipped = {};
 
   std::string split = {};  ///< "train", "test", ...; empty where the folder has no splits
@@ -47,7 +48,7 @@ struct Dataset {
 };
 
 /// All the pictures in and below a folder, whatever its layout, without labels. Files count as pictures by their ending
-/// (.jpg, .jpeg, .png, in any case); hidden ones are skipped, and links to folders are not followed.
+/// (`picture_endings`, in any case); hidden ones are skipped, and links to folders are not followed.
 /// @throws std::runtime_error "PATH: expected ..., found ..." where there is no such folder, or no picture in it.
 Dataset list_pictures(const std::filesystem::path& folder);
 
@@ -71,8 +72,12 @@ std::string dataset_name(const std::filesystem::path& root);
 Dataset list_split(const Variant& variant, const std::filesystem::path& root, const std::string& split,
                    Labels wanted = Labels::kAll);
 
-/// "12 pictures are left out: 10 .tif, 2 .webp (only .jpg, .jpeg, .png are read)", and a line's end; "" if none is.
+/// "12 pictures are left out: 10 .gif, 2 .heic (only .jpg, .jpeg, .png, ... are read)", and a line's end; "" if none is.
 std::string skipped_line(const Dataset& dataset);
+
+/// @param height, width of the sample's picture.
+/// @throws std::runtime_error where its label map has another size.
+void check_label_size(const Sample& sample, const LabelRows& label, int64_t height, int64_t width);
 
 /// The label map of a sample that has one, its values checked against the classes.
 /// @return (H,W) int64: 0..K-1, or -1 for what `classes` leaves out.
@@ -81,7 +86,7 @@ Tensor load_label(const Sample& sample, const ClassTable& classes);
 
 /// Picture and label map, of one size, after one transform.
 /// @param classes needed for samples with labels only.
-/// @throws std::runtime_error as `read_transformed` and `load_label`, and where the sizes differ.
+/// @throws std::runtime_error as `read_transformed` and `open_label_map`, and where the sizes differ.
 LabelledImage load_sample(const Sample& sample, const std::optional<ClassTable>& classes,
                           const Transform& transform = {});
 

@@ -1,12 +1,14 @@
 #include "data/dataset_check.hpp"
 
+#include <cstddef>
+#include <cstdint>
 #include <fstream>
 #include <set>
 #include <stdexcept>
 #include <system_error>
 #include <utility>
+#include <vector>
 
-#include "data/codec.hpp"
 #include "data/image_file.hpp"
 #include "data/label_map.hpp"
 #include "support/pipeline.hpp"
@@ -33,17 +35,17 @@ std::string state_of(const Sample& sample) {
 /// What is wrong with a picture and its label map; "" if nothing is.
 std::string problem_of(const Sample& sample, const std::optional<ClassTable>& classes) {
   try {
-    int64_t height = 0, width = 0;
-    read_image(sample.image, [&](int64_t h, int64_t w) {
-      height = h;
-      width = w;
-      return std::vector<int64_t>{0};
-    });
+    const auto picture = open_picture(sample.image);
+    std::vector<uint8_t> row(static_cast<std::size_t>(3 * picture->width()));
+    picture->read(0, row.data());
+    picture->finish();
     if (!sample.label) return "";
-    const Tensor label = read_label_map(*sample.label, classes.value());
-    if (label.size(0) == height && label.size(1) == width) return "";
-    codec::fail(*sample.label, "the size of " + sample.image.string() + ", " + codec::size_text(height, width),
-                codec::size_text(label.size(0), label.size(1)));
+    const auto label = open_label_map(*sample.label, classes.value());
+    std::vector<int64_t> values(static_cast<std::size_t>(label->width()));
+    for (int64_t y = 0; y < label->height(); ++y) label->read(y, values.data());
+    label->finish();
+    check_label_size(sample, *label, picture->height(), picture->width());
+    return "";
   } catch (const std::exception& e) {
     return e.what();
   }

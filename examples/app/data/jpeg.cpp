@@ -10,9 +10,9 @@
 #include <jerror.h>
 // clang-format on
 
-#include <torch/types.h>
-
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "data/codec.hpp"
@@ -52,7 +52,7 @@ void on_progress(j_common_ptr info) {
 
 class JpegReader {
  public:
-  explicit JpegReader(const File& file) : file_(file) {
+  explicit JpegReader(File file) : file_(std::move(file)) {
     info_.err = jpeg_std_error(&errors_);
     errors_.error_exit = escape;
     errors_.emit_message = on_message;
@@ -68,7 +68,7 @@ class JpegReader {
     run([this] {
       jpeg_create_decompress(&info_);
       info_.progress = &progress_;
-      jpeg_mem_src(&info_, file_.bytes.data(), static_cast<unsigned long>(file_.bytes.size()));
+      jpeg_stdio_src(&info_, file_.stream());
       jpeg_read_header(&info_, TRUE);
       const bool cmyk = info_.jpeg_color_space == JCS_CMYK || info_.jpeg_color_space == JCS_YCCK;
       info_.out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
@@ -81,6 +81,9 @@ class JpegReader {
   bool is_cmyk() const { return info_.out_color_space == JCS_CMYK; }
 
   void start() {
+    // Each block of 8 x 8 pixels takes at least one bit.
+    check_bytes(file_, height(), width(), height() * width() / 512);
+    if (jpeg_has_multiple_scans(&info_) != 0) check_whole(file_.path(), "a progressive JPEG", height(), width());
     run([this] { jpeg_start_decompress(&info_); });
   }
 
@@ -111,11 +114,11 @@ class JpegReader {
  private:
   template <class Steps>
   void run(const Steps& steps) {
-    if (setjmp(escape_.target) != 0) fail(file_.path, "an intact JPEG", std::string("an error: ") + escape_.message);
+    if (setjmp(escape_.target) != 0) fail(file_.path(), "an intact JPEG", std::string("an error: ") + escape_.message);
     steps();
   }
 
-  const File& file_;
+  File file_;
   jpeg_decompress_struct info_{};
   jpeg_error_mgr errors_{};
   jpeg_progress_mgr progress_{};
@@ -130,32 +133,40 @@ void cmyk_to_rgb(const std::vector<uint8_t>& cmyk, uint8_t* rgb) {
   }
 }
 
+class JpegPicture : public PictureRows {
+ public:
+  explicit JpegPicture(File file) : reader_(std::move(file)) {
+    reader_.open();
+    reader_.start();
+    spare_.resize(static_cast<size_t>(width() * (reader_.is_cmyk() ? 4 : 3)));
+  }
+  int64_t height() const override { return reader_.height(); }
+  int64_t width() const override { return reader_.width(); }
+
+  void read(int64_t y, uint8_t* values) override {
+    reader_.skip_to(y, spare_.data());
+    reader_.read_row(reader_.is_cmyk() ? spare_.data() : values);
+    if (reader_.is_cmyk()) cmyk_to_rgb(spare_, values);
+  }
+
+  void finish() override {
+    if (reader_.next_row() < height()) {
+      // The last row is read in any case, for libjpeg does not look at what it skips at the end.
+      reader_.skip_to(height() - 1, spare_.data());
+      reader_.read_row(spare_.data());
+    }
+    reader_.finish();
+  }
+
+ private:
+  JpegReader reader_;
+  std::vector<uint8_t> spare_;  // for a row that nobody wants, and for CMYK
+};
+
 }  // namespace
 
-Tensor decode_jpeg(const File& file, const RowChoice& choose_rows) {
-  JpegReader reader(file);
-  reader.open();
-  const int64_t height = reader.height(), width = reader.width();
-  // Each block of 8 x 8 pixels takes at least one bit.
-  check_size(file, height, width, height * width / 512);
-  const std::vector<int64_t> rows = choose_rows(height, width);
-  const Tensor picture = torch::empty({static_cast<int64_t>(rows.size()), width, 3}, torch::kUInt8);
-  auto* target = picture.data_ptr<uint8_t>();
-  std::vector<uint8_t> spare(static_cast<size_t>(width * (reader.is_cmyk() ? 4 : 3)));
-  reader.start();
-  for (const int64_t y : rows) {
-    reader.skip_to(y, spare.data());
-    reader.read_row(reader.is_cmyk() ? spare.data() : target);
-    if (reader.is_cmyk()) cmyk_to_rgb(spare, target);
-    target += 3 * width;
-  }
-  if (reader.next_row() < height) {
-    // The last row is read in any case, for libjpeg does not look at what it skips at the end.
-    reader.skip_to(height - 1, spare.data());
-    reader.read_row(spare.data());
-  }
-  reader.finish();
-  return picture;
+std::unique_ptr<PictureRows> open_jpeg(File file) {
+  return std::make_unique<JpegPicture>(std::move(file));
 }
 
 }  // namespace smooseg::app::codec

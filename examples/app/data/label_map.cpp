@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <map>
 #include <string>
 #include <unordered_map>
@@ -15,6 +16,7 @@
 
 #include "data/codec.hpp"
 #include "data/image_file.hpp"
+#include "data/transforms.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -88,24 +90,6 @@ std::vector<int64_t> class_of_value(const ClassTable& classes) {
   return class_of;
 }
 
-Tensor read_values(const std::filesystem::path& path, const ClassTable& classes) {
-  Tensor label = read_label(path);
-  const std::vector<int64_t> class_of = class_of_value(classes);
-  std::map<int64_t, int64_t> unknown;
-  auto* const values = label.data_ptr<int64_t>();
-  for (int64_t p = 0; p < label.numel(); ++p) {
-    const int64_t value = std::exchange(values[p], class_of[static_cast<std::size_t>(values[p])]);
-    if (values[p] == kUnknown) ++unknown[value];
-  }
-  if (!unknown.empty()) {
-    const std::string known = classes.ids.empty() ? "0.." + std::to_string(classes.size() - 1) : ids_text(classes);
-    fail_unknown(
-        path, "label values " + known + " for " + std::to_string(classes.size()) + " classes" + ignored_text(classes),
-        unknown.size() == 1 ? "value" : "values", unknown, value_text);
-  }
-  return label;
-}
-
 /// The classes of colours, of those met before and of those near enough.
 class ColorClasses {
  public:
@@ -147,26 +131,72 @@ class ColorClasses {
   int64_t last_ = -1, last_class_ = kUnknown;
 };
 
-Tensor read_colors(const std::filesystem::path& path, const ClassTable& classes) {
-  Tensor label = read_color_label(path);
-  ColorClasses class_of(classes);
-  std::map<int64_t, int64_t> unknown;
-  auto* const values = label.data_ptr<int64_t>();
-  for (int64_t p = 0; p < label.numel(); ++p) {
-    const int64_t value = std::exchange(values[p], class_of(values[p]));
-    if (values[p] == kUnknown) ++unknown[value];
+/// A label map whose values are turned into classes by a function.
+template <class ClassOf>
+class ClassRows : public LabelRows {
+ public:
+  /// @param fail_with throws the error about the values without a class.
+  ClassRows(std::unique_ptr<LabelRows> source, ClassOf class_of,
+            std::function<void(const std::map<int64_t, int64_t>&)> fail_with)
+      : source_(std::move(source)), class_of_(std::move(class_of)), fail_with_(std::move(fail_with)) {}
+  int64_t height() const override { return source_->height(); }
+  int64_t width() const override { return source_->width(); }
+  void read(int64_t y, int64_t* values) override {
+    source_->read(y, values);
+    for (int64_t x = 0; x < width(); ++x) {
+      const int64_t value = values[x];
+      values[x] = class_of_(value);
+      if (values[x] == kUnknown) ++unknown_[value];
+    }
   }
-  if (!unknown.empty()) {
-    fail_unknown(path, "the colours of " + std::to_string(classes.size()) + " classes, or one to ignore",
-                 unknown.size() == 1 ? "colour" : "colours", unknown, color_text);
+  void finish() override {
+    source_->finish();
+    if (!unknown_.empty()) fail_with_(unknown_);
   }
-  return label;
+
+ private:
+  std::unique_ptr<LabelRows> source_;
+  ClassOf class_of_;
+  std::function<void(const std::map<int64_t, int64_t>&)> fail_with_;
+  std::map<int64_t, int64_t> unknown_;  // values, and of how many pixels
+};
+
+template <class ClassOf>
+std::unique_ptr<LabelRows> class_rows(std::unique_ptr<LabelRows> source, ClassOf class_of,
+                                      std::function<void(const std::map<int64_t, int64_t>&)> fail_with) {
+  return std::make_unique<ClassRows<ClassOf>>(std::move(source), std::move(class_of), std::move(fail_with));
+}
+
+std::unique_ptr<LabelRows> open_values(const std::filesystem::path& path, const ClassTable& classes) {
+  const std::string known = classes.ids.empty() ? "0.." + std::to_string(classes.size() - 1) : ids_text(classes);
+  const std::string expected =
+      "label values " + known + " for " + std::to_string(classes.size()) + " classes" + ignored_text(classes);
+  return class_rows(
+      open_label(path),
+      [table = class_of_value(classes)](int64_t value) { return table[static_cast<std::size_t>(value)]; },
+      [path, expected](const std::map<int64_t, int64_t>& unknown) {
+        fail_unknown(path, expected, unknown.size() == 1 ? "value" : "values", unknown, value_text);
+      });
+}
+
+std::unique_ptr<LabelRows> open_colors(const std::filesystem::path& path, const ClassTable& classes) {
+  const std::string expected = "the colours of " + std::to_string(classes.size()) + " classes, or one to ignore";
+  return class_rows(open_color_label(path), ColorClasses(classes),
+                    [path, expected](const std::map<int64_t, int64_t>& unknown) {
+                      fail_unknown(path, expected, unknown.size() == 1 ? "colour" : "colours", unknown, color_text);
+                    });
 }
 
 }  // namespace
 
+std::unique_ptr<LabelRows> open_label_map(const std::filesystem::path& path, const ClassTable& classes) {
+  return classes.label_colors.empty() ? open_values(path, classes) : open_colors(path, classes);
+}
+
 Tensor read_label_map(const std::filesystem::path& path, const ClassTable& classes) {
-  return classes.label_colors.empty() ? read_values(path, classes) : read_colors(path, classes);
+  const auto label = open_label_map(path, classes);
+  codec::check_whole(path, "a label map", label->height(), label->width());
+  return read_transformed(*label, Transform{});
 }
 
 }  // namespace smooseg::app

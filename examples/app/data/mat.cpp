@@ -6,14 +6,13 @@
 #ifdef SMOOSEG_WITH_MATIO
 
 #include <matio.h>
-#include <torch/types.h>
 
 #include <cmath>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
-
-#include "smooseg/detail/torch_compat.hpp"
+#include <utility>
 
 namespace smooseg::app {
 
@@ -29,8 +28,8 @@ constexpr int64_t kLargestLabel = 65535;
 /// Refuses a file of level 5 that ends within one of its elements, which libmatio would read as zeros.
 void check_elements(const File& file) {
   constexpr size_t kHeader = 128, kTag = 8;
-  const std::vector<uint8_t>& bytes = file.bytes;
-  if (bytes.size() < kHeader) fail(file.path, "an intact MATLAB file", "an error: the end of the file (truncated)");
+  const std::vector<uint8_t> bytes = file.contents();
+  if (bytes.size() < kHeader) fail(file.path(), "an intact MATLAB file", "an error: the end of the file (truncated)");
   if (bytes[7] != '5') return;  // HDF5 looks after itself
   const bool little = bytes[126] == 'I';
   const auto word = [&](size_t at) {
@@ -41,7 +40,7 @@ void check_elements(const File& file) {
   for (size_t at = kHeader; at < bytes.size();) {
     const size_t left = bytes.size() - at;
     if (left < kTag || word(at + 4) > left - kTag) {
-      fail(file.path, "an intact MATLAB file", "an error: the end of the file (truncated)");
+      fail(file.path(), "an intact MATLAB file", "an error: the end of the file (truncated)");
     }
     at += kTag + word(at + 4);
   }
@@ -63,8 +62,8 @@ class MatVariable {
       : file_(file), mat_(nullptr, Mat_Close), variable_(nullptr, Mat_VarFree) {
     check_elements(file);
     Mat_LogInitFunc("smooseg", say_nothing);
-    mat_.reset(Mat_Open(file.path.c_str(), MAT_ACC_RDONLY));
-    if (!mat_) fail(file.path, "an intact MATLAB file", "one that cannot be opened (truncated or damaged)");
+    mat_.reset(Mat_Open(file.path().c_str(), MAT_ACC_RDONLY));
+    if (!mat_) fail(file.path(), "an intact MATLAB file", "one that cannot be opened (truncated or damaged)");
     for (const char* name : names) {
       variable_.reset(Mat_VarReadInfo(mat_.get(), name));
       if (variable_) break;
@@ -72,7 +71,7 @@ class MatVariable {
     if (variable_) return;
     std::string wanted;
     for (const char* name : names) wanted += (wanted.empty() ? "the variable " : " or ") + std::string(name);
-    fail(file.path, wanted, contents());
+    fail(file.path(), wanted, contents());
   }
 
   int rank() const { return variable_->rank; }
@@ -96,13 +95,15 @@ class MatVariable {
   /// Reads the data. @param channels of each pixel.
   void read(int64_t channels) {
     const auto width = static_cast<int64_t>(Mat_SizeOfClass(variable_->class_type));
-    if (size(0) < 1 || size(1) < 1) fail(file_.path, "an array with pixels", description());
-    check_size(file_, size(0), size(1), size(0) * size(1) / 1032);
-    if (channels > kMaxPixels / (size(0) * size(1))) fail(file_.path, "a picture of fewer channels", description());
+    if (size(0) < 1 || size(1) < 1) fail(file_.path(), "an array with pixels", description());
+    if (size(0) > INT32_MAX || size(1) > INT32_MAX) fail(file_.path(), "an array of fewer pixels", description());
+    check_bytes(file_, size(0), size(1), size(0) * size(1) / 1032);
+    check_whole(file_.path(), "an array", size(0), size(1));
+    if (channels > kMaxPixels / (size(0) * size(1))) fail(file_.path(), "a picture of fewer channels", description());
     const auto bytes = static_cast<size_t>(size(0) * size(1) * channels * width);
     if (Mat_VarReadDataAll(mat_.get(), variable_.get()) != 0 || variable_->data == nullptr ||
         variable_->nbytes != bytes) {
-      fail(file_.path, "an intact MATLAB file", "data of " + description() + " that cannot be read (damaged)");
+      fail(file_.path(), "an intact MATLAB file", "data of " + description() + " that cannot be read (damaged)");
     }
   }
 
@@ -156,46 +157,45 @@ class MatVariable {
 
 }  // namespace
 
-Tensor decode_mat(const File& file, const RowChoice& choose_rows) {
+std::unique_ptr<PictureRows> open_mat(File file) {
   const std::lock_guard<std::mutex> lock(mat_mutex());
   MatVariable image(file, {"img"});
   if (image.rank() != 3 || image.size(2) < 3 || !image.is_bytes()) {
-    fail(file.path, "a picture, height x width x 3 or more channels of uint8", image.description());
+    fail(file.path(), "a picture, height x width x 3 or more channels of uint8", image.description());
   }
   image.read(image.size(2));
   const int64_t height = image.size(0), width = image.size(1);
-  const std::vector<int64_t> rows = choose_rows(height, width);
-  const Tensor picture = torch::empty({static_cast<int64_t>(rows.size()), width, 3}, torch::kUInt8);
-  auto* target = picture.data_ptr<uint8_t>();
-  for (const int64_t y : rows) {
+  std::vector<uint8_t> picture(static_cast<size_t>(height * width * 3));
+  auto target = picture.begin();
+  for (int64_t y = 0; y < height; ++y) {
     for (int64_t x = 0; x < width; ++x) {
       for (int64_t c = 0; c < 3; ++c) *target++ = image.bytes()[y + height * (x + width * c)];
     }
   }
-  return picture;
+  return std::make_unique<WholeRows<uint8_t>>(height, width, std::move(picture));
 }
 
-Tensor decode_mat_indices(const File& file) {
+std::unique_ptr<LabelRows> open_mat_indices(File file) {
   const std::lock_guard<std::mutex> lock(mat_mutex());
   MatVariable labels(file, {"gt", "S"});
   if (labels.rank() != 2 || !labels.is_real()) {
-    fail(file.path, "a label map, height x width of numbers", labels.description());
+    fail(file.path(), "a label map, height x width of numbers", labels.description());
   }
   labels.read(1);
   const int64_t height = labels.size(0), width = labels.size(1);
-  const Tensor indices = torch::empty({height, width}, torch::kInt64);
-  auto* target = indices.data_ptr<int64_t>();
+  std::vector<int64_t> indices(static_cast<size_t>(height * width));
+  auto target = indices.begin();
   for (int64_t y = 0; y < height; ++y) {
     for (int64_t x = 0; x < width; ++x) {
       const double value = labels[y + height * x];
       if (!(value >= 0 && value <= kLargestLabel) || value != std::floor(value)) {
-        fail(file.path, "label values that are whole numbers of 0 to " + std::to_string(kLargestLabel),
+        fail(file.path(), "label values that are whole numbers of 0 to " + std::to_string(kLargestLabel),
              std::to_string(value));
       }
       *target++ = static_cast<int64_t>(value);
     }
   }
-  return indices;
+  return std::make_unique<WholeRows<int64_t>>(height, width, std::move(indices));
 }
 
 }  // namespace codec
@@ -209,11 +209,11 @@ bool reads_mat() {
   return false;
 }
 
-Tensor codec::decode_mat(const File& file, const RowChoice&) {
+std::unique_ptr<PictureRows> codec::open_mat(File file) {
   fail_unbuilt(file, "a MATLAB file", "libmatio-dev");
 }
 
-Tensor codec::decode_mat_indices(const File& file) {
+std::unique_ptr<LabelRows> codec::open_mat_indices(File file) {
   fail_unbuilt(file, "a MATLAB file", "libmatio-dev");
 }
 

@@ -9,10 +9,10 @@
 #include <cerrno>
 #include <csetjmp>
 #include <cstdio>
-#include <cstring>
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "data/codec.hpp"
@@ -28,8 +28,7 @@ namespace codec {
 namespace {
 
 struct Source {
-  const uint8_t* next;
-  size_t left;
+  std::FILE* stream;
   std::jmp_buf target;
   char message[256];
 };
@@ -44,23 +43,19 @@ void on_warning(png_structp, png_const_charp) {}  // about chunks that do not ma
 
 void on_read(png_structp png, png_bytep target, size_t count) {
   auto* source = static_cast<Source*>(png_get_io_ptr(png));
-  if (count > source->left) png_error(png, "the end of the file (truncated)");
-  std::memcpy(target, source->next, count);
-  source->next += count;
-  source->left -= count;
+  if (std::fread(target, 1, count, source->stream) != count) png_error(png, "the end of the file (truncated)");
 }
 
 class PngReader {
  public:
-  explicit PngReader(const File& file) : file_(file) {}
+  explicit PngReader(File file) : file_(std::move(file)) {}
   PngReader(const PngReader&) = delete;
   PngReader& operator=(const PngReader&) = delete;
   ~PngReader() { png_destroy_read_struct(&png_, &info_, nullptr); }
 
   /// Reads the header.
   void open() {
-    source_.next = file_.bytes.data();
-    source_.left = file_.bytes.size();
+    source_.stream = file_.stream();
     run([this] {
       png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source_, on_error, on_warning);
       if (png_ == nullptr) return;
@@ -71,6 +66,7 @@ class PngReader {
     if (info_ == nullptr) throw std::bad_alloc();
   }
 
+  const std::filesystem::path& path() const { return file_.path(); }
   int64_t height() const { return png_get_image_height(png_, info_); }
   int64_t width() const { return png_get_image_width(png_, info_); }
   int depth() const { return png_get_bit_depth(png_, info_); }
@@ -93,106 +89,124 @@ class PngReader {
   }
 
   /// Begins to decode. @param pixel_bytes of a pixel after the conversion chosen above.
-  /// @return whether rows can be read one by one, as those of an interlaced picture cannot.
-  bool start(int64_t pixel_bytes) {
+  void start(int64_t pixel_bytes) {
     const auto row_bytes = static_cast<int64_t>(png_get_rowbytes(png_, info_));
     // Deflate shrinks its input to 1/1032 at best.
-    check_size(file_, height(), width(), height() * row_bytes / 1032);
+    check_bytes(file_, height(), width(), height() * row_bytes / 1032);
     stride_ = static_cast<size_t>(width() * pixel_bytes);
-    run([this] {
-      passes_ = png_set_interlace_handling(png_);
+    int passes = 0;
+    run([this, &passes] {
+      passes = png_set_interlace_handling(png_);
       png_read_update_info(png_, info_);
       if (png_get_rowbytes(png_, info_) != stride_) {
         png_error(png_, "rows of unexpected length");
       }
     });
-    return passes_ == 1;
+    spare_.resize(stride_);
+    if (passes > 1) read_all();
   }
 
-  /// The next row.
-  void read_row(uint8_t* values) {
-    run([this, values] { png_read_row(png_, values, nullptr); });
+  /// Row y, which is not above those that were read.
+  void read_row(int64_t y, uint8_t* values) {
+    if (!all_.empty()) {
+      std::copy_n(all_.data() + static_cast<size_t>(y) * stride_, stride_, values);
+      return;
+    }
+    for (; next_ <= y; ++next_) {
+      uint8_t* const target = next_ < y ? spare_.data() : values;
+      run([this, target] { png_read_row(png_, target, nullptr); });
+    }
   }
 
   /// A file cut off after its pixels is damaged too.
   void finish() {
+    if (next_ < height()) read_row(height() - 1, spare_.data());
     run([this] { png_read_end(png_, nullptr); });
-  }
-
-  /// All pixels, after `start`.
-  std::vector<uint8_t> read_all() {
-    std::vector<uint8_t> values(stride_ * static_cast<size_t>(height()));
-    std::vector<png_bytep> rows(static_cast<size_t>(height()));
-    for (size_t y = 0; y < rows.size(); ++y) rows[y] = values.data() + y * stride_;
-    png_bytep* const first_row = rows.data();
-    run([this, first_row] { png_read_image(png_, first_row); });
-    finish();
-    return values;
   }
 
  private:
   template <class Steps>
   void run(const Steps& steps) {
-    if (setjmp(source_.target) != 0) fail(file_.path, "an intact PNG", std::string("an error: ") + source_.message);
+    if (setjmp(source_.target) != 0) fail(file_.path(), "an intact PNG", std::string("an error: ") + source_.message);
     steps();
   }
 
-  const File& file_;
+  /// Rows of an interlaced picture cannot be had one by one.
+  void read_all() {
+    check_whole(file_.path(), "an interlaced PNG", height(), width());
+    all_.resize(stride_ * static_cast<size_t>(height()));
+    std::vector<png_bytep> rows(static_cast<size_t>(height()));
+    for (size_t y = 0; y < rows.size(); ++y) rows[y] = all_.data() + y * stride_;
+    png_bytep* const first_row = rows.data();
+    run([this, first_row] { png_read_image(png_, first_row); });
+    next_ = height();
+  }
+
+  File file_;
   Source source_{};
   png_structp png_ = nullptr;
   png_infop info_ = nullptr;
   size_t stride_ = 0;
-  int passes_ = 0;
+  int64_t next_ = 0;            // the next row to decode
+  std::vector<uint8_t> spare_;  // for a row that nobody wants
+  std::vector<uint8_t> all_;    // of an interlaced picture
+};
+
+class PngPicture : public PictureRows {
+ public:
+  explicit PngPicture(File file) : reader_(std::move(file)) {
+    reader_.open();
+    reader_.convert_to_rgb();
+    reader_.start(3);
+  }
+  int64_t height() const override { return reader_.height(); }
+  int64_t width() const override { return reader_.width(); }
+  void read(int64_t y, uint8_t* values) override { reader_.read_row(y, values); }
+  void finish() override { reader_.finish(); }
+
+ private:
+  PngReader reader_;
+};
+
+class PngIndices : public LabelRows {
+ public:
+  explicit PngIndices(File file) : reader_(std::move(file)) {
+    reader_.open();
+    const int type = reader_.color_type();
+    if (type != PNG_COLOR_TYPE_PALETTE && (type & PNG_COLOR_MASK_COLOR) != 0) {
+      const bool alpha = (type & PNG_COLOR_MASK_ALPHA) != 0;
+      fail(reader_.path(), "a label map of class indices (grey or palette PNG)",
+           std::string("a PNG of ") + (alpha ? "RGBA" : "RGB") + " colours");
+    }
+    reader_.convert_to_indices();
+    wide_ = reader_.depth() == 16;
+    reader_.start(wide_ ? 2 : 1);
+    bytes_.resize(static_cast<size_t>(width() * (wide_ ? 2 : 1)));
+  }
+  int64_t height() const override { return reader_.height(); }
+  int64_t width() const override { return reader_.width(); }
+  void read(int64_t y, int64_t* values) override {
+    reader_.read_row(y, bytes_.data());
+    for (size_t x = 0; x < static_cast<size_t>(width()); ++x) {
+      values[x] = wide_ ? bytes_[2 * x] << 8 | bytes_[2 * x + 1] : bytes_[x];  // big-endian
+    }
+  }
+  void finish() override { reader_.finish(); }
+
+ private:
+  PngReader reader_;
+  bool wide_ = false;
+  std::vector<uint8_t> bytes_;
 };
 
 }  // namespace
 
-Tensor decode_png(const File& file, const RowChoice& choose_rows) {
-  PngReader reader(file);
-  reader.open();
-  reader.convert_to_rgb();
-  const bool row_by_row = reader.start(3);
-  const int64_t height = reader.height(), width = reader.width();
-  const std::vector<int64_t> rows = choose_rows(height, width);
-  const Tensor picture = torch::empty({static_cast<int64_t>(rows.size()), width, 3}, torch::kUInt8);
-  auto* target = picture.data_ptr<uint8_t>();
-  if (!row_by_row) {
-    const std::vector<uint8_t> all = reader.read_all();
-    for (const int64_t y : rows) target = std::copy_n(all.data() + 3 * y * width, 3 * width, target);
-    return picture;
-  }
-  std::vector<uint8_t> spare(static_cast<size_t>(3 * width));
-  auto next = rows.begin();
-  for (int64_t y = 0; y < height; ++y) {
-    const bool wanted = next != rows.end() && *next == y;
-    reader.read_row(wanted ? target : spare.data());
-    if (!wanted) continue;
-    target += 3 * width;
-    ++next;
-  }
-  reader.finish();
-  return picture;
+std::unique_ptr<PictureRows> open_png(File file) {
+  return std::make_unique<PngPicture>(std::move(file));
 }
 
-Tensor decode_png_indices(const File& file) {
-  PngReader reader(file);
-  reader.open();
-  const int type = reader.color_type();
-  if (type != PNG_COLOR_TYPE_PALETTE && (type & PNG_COLOR_MASK_COLOR) != 0) {
-    const bool alpha = (type & PNG_COLOR_MASK_ALPHA) != 0;
-    fail(file.path, "a label map of class indices (grey or palette PNG)",
-         std::string("a PNG of ") + (alpha ? "RGBA" : "RGB") + " colours");
-  }
-  reader.convert_to_indices();
-  const bool wide = reader.depth() == 16;
-  reader.start(wide ? 2 : 1);
-  const std::vector<uint8_t> bytes = reader.read_all();
-  const Tensor indices = torch::empty({reader.height(), reader.width()}, torch::kInt64);
-  auto* const values = indices.data_ptr<int64_t>();
-  for (size_t p = 0; p < static_cast<size_t>(indices.numel()); ++p) {
-    values[p] = wide ? bytes[2 * p] << 8 | bytes[2 * p + 1] : bytes[p];  // big-endian
-  }
-  return indices;
+std::unique_ptr<LabelRows> open_png_indices(File file) {
+  return std::make_unique<PngIndices>(std::move(file));
 }
 
 }  // namespace codec

@@ -1,18 +1,20 @@
-// TIFF through libtiff, where the program is built with it. Strips and tiles are turned into RGB one at a time.
+// TIFF through libtiff, where the program is built with it. A strip, or a row of tiles, is decoded at a time, and only
+// those in which a wanted row lies.
 
 #include "data/codec.hpp"
 
 #ifdef SMOOSEG_WITH_TIFF
 
-#include <tiffio.h>
-#include <torch/types.h>
-
 #include <algorithm>
-#include <cstdarg>
-#include <cstdio>
+#include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
+
+#include "data/tiff_stream.hpp"
 
 namespace smooseg::app {
 
@@ -23,175 +25,227 @@ bool reads_tiff() {
 namespace codec {
 namespace {
 
-/// A file in memory as libtiff reads it, and the first error about it.
-struct TiffSource {
-  const File& file;
-  toff_t position = 0;
-  char message[256] = "";
-};
-
-TiffSource& source_of(thandle_t handle) {
-  return *static_cast<TiffSource*>(handle);
-}
-
-tmsize_t read_tiff(thandle_t handle, void* target, tmsize_t count) {
-  TiffSource& source = source_of(handle);
-  const auto size = static_cast<toff_t>(source.file.bytes.size());
-  const toff_t left = source.position < size ? size - source.position : 0;
-  const auto taken = std::min(left, static_cast<toff_t>(count));
-  std::memcpy(target, source.file.bytes.data() + (size - left), static_cast<size_t>(taken));
-  source.position += taken;
-  return static_cast<tmsize_t>(taken);
-}
-
-tmsize_t refuse_write(thandle_t, void*, tmsize_t) {
-  return -1;
-}
-
-toff_t seek_tiff(thandle_t handle, toff_t offset, int whence) {
-  TiffSource& source = source_of(handle);
-  const toff_t base = whence == SEEK_SET ? 0 : whence == SEEK_CUR ? source.position : source.file.bytes.size();
-  return source.position = base + offset;
-}
-
-int close_tiff(thandle_t) {
-  return 0;
-}
-
-toff_t size_of_tiff(thandle_t handle) {
-  return source_of(handle).file.bytes.size();
-}
-
-void note_tiff_error(thandle_t handle, const char*, const char* format, va_list arguments) {
-  if (handle == nullptr || source_of(handle).message[0] != '\0') return;
-  std::vsnprintf(source_of(handle).message, sizeof source_of(handle).message, format, arguments);
-}
-
-/// Silences what libtiff would print; errors go to the file's `TiffSource`.
-void set_tiff_handlers() {
-  static const bool done = [] {
-    TIFFSetWarningHandler(nullptr);
-    TIFFSetErrorHandler(nullptr);
-    TIFFSetErrorHandlerExt(note_tiff_error);
-    return true;
-  }();
-  static_cast<void>(done);
-}
-
+/// A TIFF's size, and in which parts it is stored.
 class TiffReader {
  public:
-  explicit TiffReader(const File& file) : source_{file}, tiff_(nullptr, TIFFClose) {
-    set_tiff_handlers();
-    tiff_.reset(TIFFClientOpen("", "rm", &source_, read_tiff, refuse_write, seek_tiff, close_tiff, size_of_tiff,
-                               nullptr, nullptr));
-    if (!tiff_) fail_tiff("the end of its directory missing");
-    uint32_t height = 0, width = 0;
-    TIFFGetField(tiff_.get(), TIFFTAG_IMAGELENGTH, &height);
-    TIFFGetField(tiff_.get(), TIFFTAG_IMAGEWIDTH, &width);
-    if (height == 0 || width == 0) fail_tiff("no size");
-    height_ = height;
-    width_ = width;
+  explicit TiffReader(File file) : file_(std::move(file)), stream_(file_.stream(), "r") {
+    if (tiff() == nullptr) fail_tiff("the end of its directory missing");
+    height_ = field<uint32_t>(TIFFTAG_IMAGELENGTH, 0);
+    width_ = field<uint32_t>(TIFFTAG_IMAGEWIDTH, 0);
+    if (height_ == 0 || width_ == 0) fail_tiff("no size");
+    constexpr int64_t kLongest = std::numeric_limits<int32_t>::max();
+    if (height_ > kLongest || width_ > kLongest) {
+      fail(path(), "sides of at most " + std::to_string(kLongest) + " pixels", size_text(height_, width_));
+    }
     // Deflate and LZW shrink their input to 1/1032 at best, and nothing that is read here by more but CCITT's fax codes.
-    const uint16_t compression = field(TIFFTAG_COMPRESSION, COMPRESSION_NONE);
+    const auto compression = field<uint16_t>(TIFFTAG_COMPRESSION, COMPRESSION_NONE);
     const bool fax = compression >= COMPRESSION_CCITTRLE && compression <= COMPRESSION_CCITTFAX4;
-    check_size(file, height_, width_, fax ? 0 : height_ * width_ / 8 / 1032);
-    keep_colors_beside_alpha();
-    char reason[1024] = "";
-    if (TIFFRGBAImageOK(tiff_.get(), reason) == 0) fail(file.path, "a TIFF of colours or grey levels", reason);
+    check_bytes(file_, height_, width_, fax ? 0 : height_ * width_ / 8 / 1032);
+    tiled_ = TIFFIsTiled(tiff()) != 0;
+    rows_at_once_ = field<uint32_t>(tiled_ ? TIFFTAG_TILELENGTH : TIFFTAG_ROWSPERSTRIP, tiled_ ? 0 : UINT32_MAX);
+    if (!tiled_) rows_at_once_ = std::min(std::max<int64_t>(rows_at_once_, 1), height_);
+    columns_at_once_ = tiled_ ? field<uint32_t>(TIFFTAG_TILEWIDTH, 0) : width_;
+    if (rows_at_once_ < 1 || columns_at_once_ < 1) fail_tiff("tiles of an impossible size");
+    if (tiled_ && compression == COMPRESSION_NONE) {
+      // With a buffer of its own, rounded up to kilobytes, libtiff takes smaller tiles for damaged ones.
+      raw_.resize(static_cast<std::size_t>(std::clamp<tmsize_t>(TIFFTileSize(tiff()), 1, file_.size())));
+      TIFFReadBufferSetup(tiff(), raw_.data(), static_cast<tmsize_t>(raw_.size()));
+    }
+    // A row of tiles is held, and a last tile may reach beyond the picture.
+    const int64_t held = std::max(columns_at_once_, width_);
+    if (rows_at_once_ > kMaxPixels / held) {
+      fail(path(),
+           std::string("a TIFF whose ") + (tiled_ ? "rows of tiles" : "strips") + " hold at most " +
+               std::to_string(kMaxPixels) + " pixels",
+           size_text(rows_at_once_, held) + " in one: rewrite it with tiles, as 'tiffcp -t' does");
+    }
   }
 
+  const std::filesystem::path& path() const { return file_.path(); }
+  TIFF* tiff() const { return stream_.get(); }
   int64_t height() const { return height_; }
   int64_t width() const { return width_; }
+  bool tiled() const { return tiled_; }
 
-  /// Calls f(y, pixels) for each row, from the top: red in the lowest byte of a pixel, then green and blue.
-  template <class F>
-  void for_each_row(const F& f) {
-    TIFFIsTiled(tiff_.get()) != 0 ? read_tiles(f) : read_strips(f);
+  /// Of a strip or tile.
+  int64_t rows_at_once() const { return rows_at_once_; }
+  int64_t columns_at_once() const { return columns_at_once_; }
+
+  template <class T>
+  T field(uint32_t tag, T fallback) const {
+    T value = fallback;
+    return TIFFGetFieldDefaulted(tiff(), tag, &value) == 1 ? value : fallback;
+  }
+
+  /// Makes `band`, all columns of the strip or row of tiles in which row y lies, of `size` values a pixel, and returns
+  /// its first row. `decode(x, y, target)` decodes the strip or tile at a pixel, rows_at_once x columns_at_once.
+  template <class Value, class Decode>
+  int64_t read_band(int64_t y, std::size_t size, std::vector<Value>& band, std::vector<Value>& part,
+                    const Decode& decode) {
+    const int64_t begin = y / rows_at_once_ * rows_at_once_;
+    const auto part_row = static_cast<std::size_t>(columns_at_once_) * size,
+               row = static_cast<std::size_t>(width_) * size;
+    band.resize(static_cast<std::size_t>(rows_at_once_) * row);
+    if (!tiled_) {
+      if (!decode(int64_t{0}, begin, band.data())) fail_tiff("damage");
+      return begin;
+    }
+    part.resize(static_cast<std::size_t>(rows_at_once_) * part_row);
+    for (int64_t x = 0; x < width_; x += columns_at_once_) {
+      if (!decode(x, begin, part.data())) fail_tiff("damage");
+      const auto left = static_cast<std::size_t>(x) * size;
+      for (std::size_t i = 0; i < static_cast<std::size_t>(rows_at_once_); ++i) {
+        std::copy_n(part.data() + i * part_row, std::min(part_row, row - left), band.data() + i * row + left);
+      }
+    }
+    return begin;
+  }
+
+  /// Whether all strips and tiles lie within the file, also those that nobody wanted.
+  void check_extent() {
+    const uint32_t count = tiled_ ? TIFFNumberOfTiles(tiff()) : TIFFNumberOfStrips(tiff());
+    const auto size = static_cast<uint64_t>(file_.size());
+    for (uint32_t i = 0; i < count; ++i) {
+      const uint64_t offset = TIFFGetStrileOffset(tiff(), i), bytes = TIFFGetStrileByteCount(tiff(), i);
+      if (offset > size || bytes > size - offset) fail_tiff("the end of the file (truncated)");
+    }
+  }
+
+  [[noreturn]] void fail_tiff(const std::string& otherwise) const {
+    const std::string message = stream_.message();
+    fail(path(), "an intact TIFF", "an error: " + (message.empty() ? otherwise : message));
   }
 
  private:
-  template <class F>
-  void read_strips(const F& f) {
-    uint32_t at_once = 0;
-    TIFFGetFieldDefaulted(tiff_.get(), TIFFTAG_ROWSPERSTRIP, &at_once);
-    const int64_t rows = std::min<int64_t>(std::max<uint32_t>(at_once, 1), height_);
-    std::vector<uint32_t> raster(static_cast<size_t>(rows * width_));
-    for (int64_t y = 0; y < height_; y += rows) {
-      if (TIFFReadRGBAStripExt(tiff_.get(), static_cast<uint32_t>(y), raster.data(), 1) == 0) fail_tiff("damage");
-      const int64_t count = std::min(rows, height_ - y);
-      for (int64_t i = 0; i < count; ++i) f(y + i, raster.data() + (count - 1 - i) * width_);  // from the bottom
+  File file_;
+  std::vector<uint8_t> raw_;  // what is read of a tile without compression
+  TiffStream stream_;
+  int64_t height_ = 0, width_ = 0, rows_at_once_ = 0, columns_at_once_ = 0;
+  bool tiled_ = false;
+};
+
+class TiffPicture : public PictureRows {
+ public:
+  explicit TiffPicture(File file) : reader_(std::move(file)) {
+    keep_colors_beside_alpha();
+    char reason[1024] = "";
+    if (TIFFRGBAImageOK(reader_.tiff(), reason) == 0) fail(reader_.path(), "a TIFF of colours or grey levels", reason);
+  }
+  int64_t height() const override { return reader_.height(); }
+  int64_t width() const override { return reader_.width(); }
+
+  void read(int64_t y, uint8_t* values) override {
+    if (y < begin_ || y >= begin_ + reader_.rows_at_once()) {
+      begin_ = reader_.read_band(y, 1, band_, part_, [&](int64_t x, int64_t top, uint32_t* target) {
+        return decode(static_cast<uint32_t>(x), static_cast<uint32_t>(top), target);
+      });
+    }
+    const uint32_t* const pixels = band_.data() + (y - begin_) * width();
+    for (int64_t x = 0; x < width(); ++x) {
+      *values++ = static_cast<uint8_t>(TIFFGetR(pixels[x]));
+      *values++ = static_cast<uint8_t>(TIFFGetG(pixels[x]));
+      *values++ = static_cast<uint8_t>(TIFFGetB(pixels[x]));
     }
   }
 
-  template <class F>
-  void read_tiles(const F& f) {
-    uint32_t tile_height = 0, tile_width = 0;
-    TIFFGetField(tiff_.get(), TIFFTAG_TILELENGTH, &tile_height);
-    TIFFGetField(tiff_.get(), TIFFTAG_TILEWIDTH, &tile_width);
-    if (tile_height == 0 || tile_width == 0 || int64_t{tile_height} > kMaxPixels / tile_width) {
-      fail_tiff("tiles of an impossible size");
-    }
-    std::vector<uint32_t> raster(size_t{tile_height} * tile_width);
-    std::vector<uint32_t> band(size_t{tile_height} * static_cast<size_t>(width_));
-    for (int64_t y = 0; y < height_; y += tile_height) {
-      const int64_t rows = std::min<int64_t>(tile_height, height_ - y);
-      for (int64_t x = 0; x < width_; x += tile_width) {
-        if (TIFFReadRGBATileExt(tiff_.get(), static_cast<uint32_t>(x), static_cast<uint32_t>(y), raster.data(), 1) ==
-            0) {
-          fail_tiff("damage");
-        }
-        const int64_t columns = std::min<int64_t>(tile_width, width_ - x);
-        for (int64_t i = 0; i < rows; ++i) {
-          const uint32_t* const row = raster.data() + (tile_height - 1 - i) * int64_t{tile_width};
-          std::copy_n(row, columns, band.data() + i * width_ + x);
-        }
-      }
-      for (int64_t i = 0; i < rows; ++i) f(y + i, band.data() + i * width_);
-    }
-  }
+  void finish() override { reader_.check_extent(); }
 
-  uint16_t field(uint32_t tag, uint16_t fallback) {
-    uint16_t value = fallback;
-    return TIFFGetField(tiff_.get(), tag, &value) == 1 ? value : fallback;
+ private:
+  /// libtiff gives rows from the bottom; those of a last strip that is shorter begin the raster.
+  bool decode(uint32_t x, uint32_t y, uint32_t* target) {
+    if (reader_.tiled()) {
+      if (TIFFReadRGBATileExt(reader_.tiff(), x, y, target, 1) == 0) return false;
+    } else if (TIFFReadRGBAStripExt(reader_.tiff(), y, target, 1) == 0) {
+      return false;
+    }
+    const int64_t columns = reader_.columns_at_once();
+    const int64_t rows =
+        reader_.tiled() ? reader_.rows_at_once() : std::min(reader_.rows_at_once(), height() - int64_t{y});
+    for (int64_t i = 0; i < rows / 2; ++i) {
+      std::swap_ranges(target + i * columns, target + (i + 1) * columns, target + (rows - 1 - i) * columns);
+    }
+    return true;
   }
 
   /// A fourth channel, whatever the file says of it, is not to change the colours, as libtiff would with alpha.
   void keep_colors_beside_alpha() {
     uint16_t count = 0;
     uint16_t* kinds = nullptr;
-    if (TIFFGetField(tiff_.get(), TIFFTAG_EXTRASAMPLES, &count, &kinds) != 1 || count == 0) return;
+    if (TIFFGetField(reader_.tiff(), TIFFTAG_EXTRASAMPLES, &count, &kinds) != 1 || count == 0) return;
     const std::vector<uint16_t> unspecified(count, EXTRASAMPLE_UNSPECIFIED);
-    TIFFSetField(tiff_.get(), TIFFTAG_EXTRASAMPLES, count, unspecified.data());
+    TIFFSetField(reader_.tiff(), TIFFTAG_EXTRASAMPLES, count, unspecified.data());
   }
 
-  [[noreturn]] void fail_tiff(const std::string& otherwise) const {
-    fail(source_.file.path, "an intact TIFF",
-         "an error: " + (source_.message[0] != '\0' ? std::string(source_.message) : otherwise));
+  TiffReader reader_;
+  std::vector<uint32_t> band_, part_;  // rows from `begin_` on; and a tile
+  int64_t begin_ = std::numeric_limits<int32_t>::min();
+};
+
+class TiffIndices : public LabelRows {
+ public:
+  explicit TiffIndices(File file) : reader_(std::move(file)) {
+    const auto channels = reader_.field<uint16_t>(TIFFTAG_SAMPLESPERPIXEL, 1);
+    const auto bits = reader_.field<uint16_t>(TIFFTAG_BITSPERSAMPLE, 1);
+    const auto format = reader_.field<uint16_t>(TIFFTAG_SAMPLEFORMAT, SAMPLEFORMAT_UINT);
+    if (channels != 1 || (bits != 8 && bits != 16) || format != SAMPLEFORMAT_UINT) {
+      fail(reader_.path(),
+           "a label map of class indices (a TIFF of one channel of 8 or 16 bits, whole numbers without sign)",
+           "a TIFF of " + std::to_string(channels) + (channels == 1 ? " channel of " : " channels of ") +
+               std::to_string(bits) + " bits" + (format == SAMPLEFORMAT_UINT ? "" : " of another kind"));
+    }
+    const auto compression = reader_.field<uint16_t>(TIFFTAG_COMPRESSION, COMPRESSION_NONE);
+    if (compression == COMPRESSION_JPEG || compression == COMPRESSION_OJPEG || compression == COMPRESSION_WEBP) {
+      fail(reader_.path(), "a label map of class indices", "a TIFF whose compression changes the values");
+    }
+    bytes_ = bits / 8;
+    const tmsize_t size = reader_.tiled() ? TIFFTileSize(reader_.tiff()) : TIFFStripSize(reader_.tiff());
+    const auto expected = static_cast<tmsize_t>(reader_.rows_at_once() * reader_.columns_at_once()) * bytes_;
+    if (size != expected) reader_.fail_tiff("strips or tiles of an unexpected size");
+  }
+  int64_t height() const override { return reader_.height(); }
+  int64_t width() const override { return reader_.width(); }
+
+  void read(int64_t y, int64_t* values) override {
+    if (y < begin_ || y >= begin_ + reader_.rows_at_once()) {
+      begin_ = reader_.read_band(y, static_cast<std::size_t>(bytes_), band_, part_,
+                                 [&](int64_t x, int64_t top, uint8_t* target) { return decode(x, top, target); });
+    }
+    const uint8_t* const row = band_.data() + (y - begin_) * width() * bytes_;
+    for (int64_t x = 0; x < width(); ++x) {
+      uint16_t wide = row[x];
+      if (bytes_ == 2) std::memcpy(&wide, row + 2 * x, sizeof wide);  // libtiff has turned it to the machine's order
+      values[x] = wide;
+    }
   }
 
-  TiffSource source_;
-  std::unique_ptr<TIFF, void (*)(TIFF*)> tiff_;
-  int64_t height_ = 0, width_ = 0;
+  void finish() override { reader_.check_extent(); }
+
+ private:
+  bool decode(int64_t x, int64_t y, uint8_t* target) {
+    TIFF* const tiff = reader_.tiff();
+    const auto column = static_cast<uint32_t>(x), row = static_cast<uint32_t>(y);
+    if (reader_.tiled()) {
+      const uint32_t tile = TIFFComputeTile(tiff, column, row, 0, 0);
+      return TIFFReadEncodedTile(tiff, tile, target, -1) == TIFFTileSize(tiff);
+    }
+    const int64_t rows = std::min(reader_.rows_at_once(), height() - y);
+    return TIFFReadEncodedStrip(tiff, TIFFComputeStrip(tiff, row, 0), target, -1) == rows * width() * bytes_;
+  }
+
+  TiffReader reader_;
+  int64_t bytes_ = 1;  // of a value
+  std::vector<uint8_t> band_, part_;
+  int64_t begin_ = std::numeric_limits<int32_t>::min();
 };
 
 }  // namespace
 
-Tensor decode_tiff(const File& file, const RowChoice& choose_rows) {
-  TiffReader reader(file);
-  const std::vector<int64_t> rows = choose_rows(reader.height(), reader.width());
-  const Tensor picture = torch::empty({static_cast<int64_t>(rows.size()), reader.width(), 3}, torch::kUInt8);
-  auto* target = picture.data_ptr<uint8_t>();
-  auto next = rows.begin();
-  reader.for_each_row([&](int64_t y, const uint32_t* pixels) {
-    if (next == rows.end() || *next != y) return;
-    ++next;
-    for (int64_t x = 0; x < reader.width(); ++x) {
-      *target++ = static_cast<uint8_t>(TIFFGetR(pixels[x]));
-      *target++ = static_cast<uint8_t>(TIFFGetG(pixels[x]));
-      *target++ = static_cast<uint8_t>(TIFFGetB(pixels[x]));
-    }
-  });
-  return picture;
+std::unique_ptr<PictureRows> open_tiff(File file) {
+  return std::make_unique<TiffPicture>(std::move(file));
+}
+
+std::unique_ptr<LabelRows> open_tiff_indices(File file) {
+  return std::make_unique<TiffIndices>(std::move(file));
 }
 
 }  // namespace codec
@@ -205,7 +259,11 @@ bool reads_tiff() {
   return false;
 }
 
-Tensor codec::decode_tiff(const File& file, const RowChoice&) {
+std::unique_ptr<PictureRows> codec::open_tiff(File file) {
+  fail_unbuilt(file, "a TIFF file", "libtiff-dev");
+}
+
+std::unique_ptr<LabelRows> codec::open_tiff_indices(File file) {
   fail_unbuilt(file, "a TIFF file", "libtiff-dev");
 }
 

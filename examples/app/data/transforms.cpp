@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
+#include <optional>
 #include <stdexcept>
+#include <utility>
 
 #include "data/image_file.hpp"
 #include "smooseg/detail/check.hpp"
@@ -45,12 +48,9 @@ std::vector<int64_t> nearest_positions(const Span& part, int64_t size_out, const
   return positions;
 }
 
-/// The pixels of a transformed picture: those where these rows and columns of the original cross.
-struct Grid {
-  std::vector<int64_t> rows, columns;
-};
+}  // namespace
 
-Grid grid_of(const Transform& transform, int64_t height, int64_t width) {
+Grid grid_of(const Transform& transform, int64_t height, int64_t width, int64_t most_pixels) {
   Span vertical{0, height}, horizontal{0, width};
   if (const auto crop = transform.five_crop) {
     TORCH_CHECK(*crop >= 0 && *crop < Transform::kFive, "five_crop: expected a crop of 0..4, got ", *crop);
@@ -63,24 +63,65 @@ Grid grid_of(const Transform& transform, int64_t height, int64_t width) {
   TORCH_CHECK(side >= 0 && side <= kMaxPixels, "resize: expected a side of 0 to ", kMaxPixels, ", got ", side);
   const int64_t size = side > 0 ? side : shorter;
   const int64_t rows = size * vertical.size / shorter, columns = size * horizontal.size / shorter;
-  TORCH_CHECK(rows <= kMaxPixels / columns, "resize: expected at most ", kMaxPixels, " pixels, got ", rows, " x ",
+  TORCH_CHECK(rows <= most_pixels / columns, "resize: expected at most ", most_pixels, " pixels, got ", rows, " x ",
               columns);
   const auto kept = [&](int64_t all) { return transform.square ? middle(all, size) : Span{0, all}; };
   return {nearest_positions(vertical, rows, kept(rows)), nearest_positions(horizontal, columns, kept(columns))};
 }
 
-/// The pixels of a grid. @param kept rows of a picture, (n,W,3). @param index_of the place of each of its rows in it.
-Tensor pixels_of(const Grid& grid, const Tensor& kept, const std::vector<int64_t>& index_of) {
-  const Tensor pixels = torch::empty(
-      {static_cast<int64_t>(grid.rows.size()), static_cast<int64_t>(grid.columns.size()), 3}, torch::kUInt8);
-  auto* target = pixels.data_ptr<uint8_t>();
-  for (const int64_t y : grid.rows) {
-    const uint8_t* const row = kept.data_ptr<uint8_t>() + index_of[static_cast<std::size_t>(y)] * kept.stride(0);
-    for (const int64_t x : grid.columns) {
-      for (int64_t c = 0; c < 3; ++c) *target++ = row[3 * x + c];
+namespace {
+
+/// Fills transformed pictures while the rows of the original come by.
+template <class Value>
+class Sampler {
+ public:
+  /// @param target (h,w[,3]), contiguous: what is filled.
+  Sampler(Grid grid, const Tensor& target) : grid_(std::move(grid)), target_(target.data_ptr<Value>()) {}
+
+  /// The next row that is wanted; none if there is none.
+  std::optional<int64_t> next_row() const {
+    return next_ < grid_.rows.size() ? std::optional(grid_.rows[next_]) : std::nullopt;
+  }
+
+  /// Takes what is wanted of row y, whose pixels are `values`.
+  void take(int64_t y, const Value* values) {
+    for (; next_row() == y; ++next_) {
+      for (const int64_t x : grid_.columns) target_ = std::copy_n(values + kChannels * x, kChannels, target_);
     }
   }
-  return pixels;
+
+ private:
+  static constexpr int64_t kChannels = Rows<Value>::kChannels;
+
+  Grid grid_;
+  Value* target_;
+  std::size_t next_ = 0;
+};
+
+/// The pixels of grids of one picture, in one pass through it; all its rows, or those that are wanted.
+template <class Value>
+void sample(Rows<Value>& source, std::vector<Sampler<Value>>& samplers, bool all_rows) {
+  std::vector<Value> row(static_cast<std::size_t>(source.width() * Rows<Value>::kChannels));
+  for (int64_t y = 0; y < source.height(); ++y) {
+    if (!all_rows) {
+      std::optional<int64_t> next;
+      for (const auto& sampler : samplers) {
+        const auto wanted = sampler.next_row();
+        if (wanted && (!next || *wanted < *next)) next = wanted;
+      }
+      if (!next) break;
+      y = *next;
+    }
+    source.read(y, row.data());
+    for (auto& sampler : samplers) sampler.take(y, row.data());
+  }
+  source.finish();
+}
+
+Tensor empty_for(const Grid& grid, std::vector<int64_t> more, torch::ScalarType dtype) {
+  std::vector<int64_t> sizes{static_cast<int64_t>(grid.rows.size()), static_cast<int64_t>(grid.columns.size())};
+  sizes.insert(sizes.end(), more.begin(), more.end());
+  return torch::empty(sizes, dtype);
 }
 
 }  // namespace
@@ -102,35 +143,33 @@ Tensor transformed(const Tensor& picture, const Transform& transform) {
 }
 
 TransformedImage read_transformed(const std::filesystem::path& path, const std::vector<Transform>& transforms) {
-  TransformedImage image{};
-  std::vector<Grid> grids;
-  std::vector<int64_t> index_of;  // of each row of the picture among those that are kept
-  const auto choose_rows = [&](int64_t height, int64_t width) {
-    image.height = height;
-    image.width = width;
-    index_of.assign(static_cast<std::size_t>(height), -1);
-    for (const Transform& transform : transforms) {
-      grids.push_back(grid_of(transform, height, width));
-      for (const int64_t y : grids.back().rows) index_of[static_cast<std::size_t>(y)] = 0;
-    }
-    std::vector<int64_t> rows;
-    for (int64_t y = 0; y < height; ++y) {
-      int64_t& index = index_of[static_cast<std::size_t>(y)];
-      if (index < 0) continue;
-      index = static_cast<int64_t>(rows.size());
-      rows.push_back(y);
-    }
-    return rows;
-  };
+  return read_transformed(*open_picture(path), path, transforms);
+}
+
+TransformedImage read_transformed(PictureRows& picture, const std::filesystem::path& path,
+                                  const std::vector<Transform>& transforms) {
+  TransformedImage image{picture.height(), picture.width(), {}};
   try {
-    const Tensor kept = read_image(path, choose_rows);
-    for (std::size_t i = 0; i < transforms.size(); ++i) {
-      image.pixels.push_back(transforms[i].is_identity() ? kept : pixels_of(grids[i], kept, index_of));
+    std::vector<Sampler<uint8_t>> samplers;
+    for (const Transform& transform : transforms) {
+      Grid grid = grid_of(transform, image.height, image.width);
+      image.pixels.push_back(empty_for(grid, {PictureRows::kChannels}, torch::kUInt8));
+      samplers.emplace_back(std::move(grid), image.pixels.back());
     }
+    sample(picture, samplers, /*all_rows=*/false);
   } catch (const c10::Error& e) {
     throw std::runtime_error(path.string() + ": " + e.what_without_backtrace());
   }
   return image;
+}
+
+Tensor read_transformed(LabelRows& label, const Transform& transform) {
+  Grid grid = grid_of(transform, label.height(), label.width());
+  const Tensor values = empty_for(grid, {}, torch::kInt64);
+  std::vector<Sampler<int64_t>> samplers;
+  samplers.emplace_back(std::move(grid), values);
+  sample(label, samplers, /*all_rows=*/true);
+  return values;
 }
 
 Tensor normalize(const Tensor& pixels, const Normalization& with, Tensor target) {

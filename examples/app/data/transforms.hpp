@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "data/image_file.hpp"
 #include "smooseg/backbone/backbone.hpp"
 #include "smooseg/detail/torch_compat.hpp"
 
@@ -35,6 +36,16 @@ struct Transform {
   bool is_identity() const { return side == 0 && !square && !five_crop; }
 };
 
+/// The pixels of a transformed picture: (i,j) is the original's pixel where row rows[i] and column columns[j] cross. Both
+/// ascend, and one may stand several times.
+struct Grid {
+  std::vector<int64_t> rows, columns;
+};
+
+/// @param most_pixels that it may have.
+/// @throws c10::Error as `transformed`.
+Grid grid_of(const Transform& transform, int64_t height, int64_t width, int64_t most_pixels = kMaxPixels);
+
 /// Where the middle `size` of `of` pixels begin, as torchvision's CenterCrop has it: halves go to the even number.
 int64_t middle_of(int64_t of, int64_t size);
 
@@ -50,9 +61,19 @@ struct TransformedImage {
   std::vector<Tensor> pixels;  ///< (h,w,3) uint8, RGB, for each transform
 };
 
-/// @throws std::runtime_error beginning with the path for files that `read_image` refuses, and for what `transformed`
+/// Takes memory for a few rows of the file's picture and for what it returns, however large the former.
+/// @throws std::runtime_error beginning with the path for files that `open_picture` refuses, and for what `transformed`
 ///   refuses.
 TransformedImage read_transformed(const std::filesystem::path& path, const std::vector<Transform>& transforms);
+
+/// The same of a picture of which no row was read yet. @param path for errors.
+TransformedImage read_transformed(PictureRows& picture, const std::filesystem::path& path,
+                                  const std::vector<Transform>& transforms);
+
+/// A label map after a transform, in the memory that the result takes. All of its rows are read.
+/// @return (h,w) int64.
+/// @throws c10::Error as `transformed`, and what the label map throws.
+Tensor read_transformed(LabelRows& label, const Transform& transform);
 
 /// What pixels from 0 to 1 are normalised with.
 struct Normalization {

@@ -21,6 +21,10 @@ class RoundedBackbone : public backbone::Backbone {
   Tensor features(const Tensor& images) override {
     return original_->features(images).to(dtype_).to(images.scalar_type());
   }
+  Tensor window_features(const Tensor& images, const backbone::Window& window) override {
+    return original_->window_features(images, window).to(dtype_).to(images.scalar_type());
+  }
+  int64_t reach() const override { return original_->reach(); }
   int64_t patch_size() const override { return original_->patch_size(); }
   int64_t channels() const override { return original_->channels(); }
   backbone::Rgb mean() const override { return original_->mean(); }
