@@ -9,9 +9,11 @@
 
 #include "app/program.hpp"
 #include "data/image_file.hpp"
+#include "data/tiff_writer.hpp"
 #include "data/transforms.hpp"
 #include "model/labels.hpp"
 #include "model/model.hpp"
+#include "model/score.hpp"
 #include "smooseg/version.hpp"
 
 namespace fs = std::filesystem;
@@ -185,6 +187,71 @@ TEST_CASE("the dense CRF in evaluate and segment", "[evaluate][crf]") {
           "expected a tile of more than twice the overlap, got 100 and 50", 1);
 }
 
+TEST_CASE("large pictures and GeoTIFFs are segmented in windows, as the whole is", "[segment]") {
+  if (!reads_tiff()) return;
+  const TempDir dir;
+  const std::string model = model_file().string();
+  const Tensor scene = read_image(first_file(scenes() / "images" / "test"));  // 64 x 80
+  const Tensor picture = scene.repeat({5, 4, 1}).slice(0, 0, 301).slice(1, 0, 290).contiguous();
+  write_png(dir.path / "a.png", picture);
+  GeoReference reference;
+  reference.pixel_scale = {0.5, 0.5, 0};
+  reference.tie_points = {0, 0, 0, 368000.5, 5807000.25, 0};
+  reference.keys = {1, 1, 0, 1, 3072, 0, 1, 32633};
+  fs::create_directory(dir.path / "geo");
+  {
+    TiffWriter writer(dir.path / "geo" / "a.tif", {301, 290, 3, {}, reference});
+    writer.write(picture);
+    writer.finish();
+  }
+  for (const Words& more :
+       {Words{}, Words{"--resolution", "200", "--flip"}, Words{"--crf", "--crf-tile", "150", "--crf-overlap", "30"}}) {
+    const auto segment = [&](const fs::path& image, const char* out, const Words& other) {
+      check_runs(Words{"segment", "--model", model, image.string(), "--out", (dir.path / out).string(), "--resolution",
+                       "0", "--tile", "128", "--threads", "2"} +
+                 more + other);
+    };
+    segment(dir.path / "a.png", "whole", {});
+    segment(dir.path / "a.png", "windows", {"--window-pixels", "1000"});
+    segment(dir.path / "geo" / "a.tif", "geo_out", {});
+    const auto whole = [&](const char* kind) { return dir.path / "whole" / (std::string("a_") + kind + ".png"); };
+    const Tensor index = read_label(whole("index"));
+    CHECK(index.min().item<int64_t>() < index.max().item<int64_t>());
+    for (const char* out : {"windows", "geo_out"}) {
+      INFO(out);
+      const auto path = [&](const char* kind) { return dir.path / out / (std::string("a_") + kind + ".tif"); };
+      CHECK(file_count(dir.path / out) == 3);
+      CHECK(read_label(path("index")).eq(index).to(torch::kFloat64).mean().item<double>() > 0.999);
+      for (const char* kind : {"color", "overlay"}) {
+        const Tensor found = read_image(path(kind)), expected = read_image(whole(kind));
+        CHECK(found.eq(expected).to(torch::kFloat64).mean().item<double>() > 0.998);
+        CHECK(read_georeference(path(kind)).keys == (out[0] == 'g' ? reference.keys : std::vector<uint16_t>{}));
+      }
+      CHECK(read_georeference(path("index")).tie_points ==
+            (out[0] == 'g' ? reference.tie_points : std::vector<double>{}));
+    }
+  }
+}
+
+TEST_CASE("crops scored in windows count as those that are held", "[evaluate]") {
+  auto loaded = load_model(model_file(), torch::kCPU, smooseg::SegmenterOptions().tile(128));
+  const Dataset dataset = open_dataset(scenes(), "test");
+  for (const bool crf : {false, true}) {
+    ScoreOptions options;
+    options.resolution = 150;
+    options.crf.use = crf;
+    const auto whole = score(*loaded.model.segmenter, dataset, torch::kCPU, options).counts();
+    CHECK_FALSE(in_windows(options));
+    options.window_pixels = 1000;
+    CHECK(in_windows(options));
+    std::vector<PictureCounts> each;
+    const auto windows = score(*loaded.model.segmenter, dataset, torch::kCPU, options, &each).counts();
+    CHECK(each.size() == 3);
+    CHECK(windows.sum() == 3 * 150 * 150);
+    CHECK((windows - whole).cwiseAbs().sum() < 3 * 150 * 150 / 500);
+  }
+}
+
 TEST_CASE("the CRF of a large picture, a row of tiles at a time, has the labels of the whole", "[segment][crf]") {
   auto loaded = load_model(model_file(), torch::kCPU);
   auto& segmenter = *loaded.model.segmenter;
@@ -195,7 +262,8 @@ TEST_CASE("the CRF of a large picture, a row of tiles at a time, has the labels 
   settings.options.tile(40).overlap(8);
   const Tensor whole = crf_labels(settings, 2, picture, crf_energies(segmenter, settings, image, 64, 80)[0]);
   CHECK(whole.min().item<int64_t>() < whole.max().item<int64_t>());
-  CHECK(crf_labels_of(segmenter, settings, 2, image, picture).equal(whole.to(torch::kUInt8)));
+  const Tensor tiled = crf_labels_of(segmenter, settings, 2, image, picture);
+  CHECK(tiled.eq(whole.to(torch::kUInt8)).to(torch::kFloat64).mean().item<double>() > 0.999);
 }
 
 TEST_CASE("bad models and pictures to segment", "[evaluate][bad input]") {
@@ -239,7 +307,7 @@ TEST_CASE("bad data", "[evaluate][bad input]") {
   const TempDir dir;
   const fs::path out = dir.path / "out";
   fs::create_directories(dir.path / "empty");
-  check_fails(train_arguments(out, dir.path / "empty"), "empty: expected pictures (.jpg, .jpeg, .png), found none");
+  check_fails(train_arguments(out, dir.path / "empty"), "empty: expected pictures (.jpg, .jpeg, .png, .bmp");
   check_fails(train_arguments(out, dir.path / "missing"), "missing: expected a folder of pictures, found nothing");
 
   const fs::path pictures = scenes() / "images" / "train";

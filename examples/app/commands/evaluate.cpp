@@ -85,7 +85,6 @@ Tensor named(const Tensor& clusters, const metrics::Scores& scores) {
 
 void draw_panels(SegmenterImpl& segmenter, const Dataset& dataset, const metrics::Scores& scores, torch::Device device,
                  ScoreOptions options, int64_t count, const fs::path& folder) {
-  if (count == 0) return;
   make_folder(folder, "--out");
   options.limit = std::min(count, picture_count(dataset, options));
   const auto& colors = dataset.classes->colors;
@@ -178,11 +177,13 @@ void evaluate(const EvaluateSettings& s, const Console& console, const std::shar
   io::write_file_atomically(out / "pictures.json", [&](std::ostream& file) {
     file << pictures.dump(0, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
   });
-  draw_panels(*loaded.model.segmenter, dataset, ours, device, options, s.panels, out / "panels");
+  const bool draws = s.panels > 0 && !in_windows(options);
+  if (draws) draw_panels(*loaded.model.segmenter, dataset, ours, device, options, s.panels, out / "panels");
 
   print_table(console.out, *dataset.classes, ours, kmeans, terminal_of(console.out).colors);
   console.out << "scores: " << (out / "scores.json").string() << "\n";
-  if (s.panels > 0) console.out << "panels (picture | prediction | label): " << (out / "panels").string() << "\n";
+  if (s.panels > 0 && !draws) console.out << "no panels: pictures of this --resolution are not held as a whole\n";
+  if (draws) console.out << "panels (picture | prediction | label): " << (out / "panels").string() << "\n";
 }
 
 }  // namespace

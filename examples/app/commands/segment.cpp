@@ -4,10 +4,13 @@
 #include <map>
 
 #include "commands/command_line.hpp"
+#include "commands/segment_windows.hpp"
 #include "data/bad_files.hpp"
 #include "data/dataset.hpp"
 #include "data/image_file.hpp"
+#include "data/tiff_writer.hpp"
 #include "data/transforms.hpp"
+#include "data/windows.hpp"
 #include "features/precision.hpp"
 #include "model/labels.hpp"
 #include "model/model.hpp"
@@ -33,6 +36,7 @@ struct SegmentSettings {
   int64_t resolution = ScoreOptions().resolution;
   SegmenterOptions segmenter;
   double alpha = 0.5;
+  int64_t window_pixels = kWindowPixels;
   CrfSettings crf;
 };
 
@@ -42,16 +46,24 @@ void add_options(CLI::App& app, SegmentSettings& s) {
       ->required()
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->default_str("");
-  app.add_option("--out", s.out, "folder for NAME_index.png, NAME_color.png and NAME_overlay.png")->required();
+  app.add_option("--out", s.out,
+                 "folder for NAME_index.png, NAME_color.png and NAME_overlay.png; of large pictures and those with a "
+                 "georeference (GeoTIFF) they are .tif")
+      ->required();
   add_on_error(app, s.on_error);
   app.add_option("--scores", s.scores, "scores.json of smooseg evaluate: gives clusters their classes and colours");
   app.add_option(
          "--resolution", s.resolution,
          "shorter side in pixels at which the model sees pictures; 0: their own. Labels have the picture's size")
       ->check(side(0));
-  app.add_option("--tile", s.segmenter.tile(), "side in pixels of the tiles that a transformer gets")->check(side(128));
+  app.add_option("--tile", s.segmenter.tile(),
+                 "side in pixels of the tiles that a transformer gets, and any backbone of a picture in windows")
+      ->check(side(128));
   app.add_flag("--flip", s.segmenter.flip(), "average the codes of each picture and its mirror image");
   app.add_option("--alpha", s.alpha, "how strongly the overlay is coloured, 0 to 1")->check(CLI::Range(0.0, 1.0));
+  app.add_option("--window-pixels", s.window_pixels,
+                 "pictures of more pixels are read, labelled and written in windows, as TIFF files")
+      ->check(at_least(0));
   add_options(app, s.files);
   add_options(app, s.crf);
   add_options(app, s.runtime);
@@ -105,17 +117,32 @@ struct Work {
   Tensor labels;    // (H,W) uint8
 };
 
-/// What the model sees of a picture: its pixels, or its features of `files`.
-Work look_at(const std::string& name, const Picture& picture, const std::optional<FeatureFiles>& files,
-             SegmenterImpl& segmenter, const SegmentSettings& s, torch::Device device) {
+/// A picture as it is opened.
+struct Opened {
+  fs::path path;
+  std::unique_ptr<PictureRows> rows;
+  Tensor features;  // (C,h,w), what the model sees instead, if defined
+  bool in_windows;
+};
+
+Opened open(const Picture& picture, const std::optional<FeatureFiles>& files, int64_t patch, int64_t window_pixels) {
   const fs::path& path = picture.path;
-  const auto read = read_transformed(path, {Transform{}, Transform{s.resolution}});
-  Work work{name, path, read.pixels[0], {}, {}};
-  const int64_t height = work.picture.size(0), width = work.picture.size(1), patch = segmenter.backbone->patch_size();
+  auto rows = open_picture(path);
+  const int64_t height = rows->height(), width = rows->width();
   TORCH_CHECK(std::min(height, width) >= patch, path.string(), ": expected a picture of at least ", patch, " x ", patch,
               " pixels, found ", width, " x ", height);
+  const bool in_windows = width > window_pixels / height || !read_georeference(path).empty();
+  return {path, std::move(rows), files ? files->read(picture.name) : Tensor(), in_windows};
+}
+
+/// The labels of a picture that is held as a whole, or what the CRF makes them of.
+Work look_at(const std::string& name, const Opened& picture, SegmenterImpl& segmenter, const SegmentSettings& s,
+             torch::Device device) {
+  const auto read = read_transformed(*picture.rows, picture.path, {Transform{}, Transform{s.resolution}});
+  Work work{name, picture.path, read.pixels[0], {}, {}};
+  const int64_t height = work.picture.size(0), width = work.picture.size(1);
   const Tensor seen =
-      files ? files->read(picture.name) : normalize(read.pixels[1], normalization_of(*segmenter.backbone));
+      picture.features.defined() ? picture.features : normalize(read.pixels[1], normalization_of(*segmenter.backbone));
   const Tensor image = seen.unsqueeze(0).to(device);
   if (!s.crf.use) {
     work.labels = labels_of(segmenter, image, height, width)[0].to(torch::kCPU, torch::kUInt8);
@@ -137,15 +164,6 @@ void apply_crf(std::vector<Work>& group, const CrfSettings& settings, int thread
     work.labels = crf_labels(settings, threads_each, work.picture, work.energies).to(torch::kUInt8);
     work.energies = Tensor();
   });
-}
-
-/// Each label (uint8) by its entry in a table (uint8), without int64 indices of the whole picture.
-Tensor mapped(const Tensor& labels, const Tensor& table) {
-  const Tensor result = torch::empty_like(labels);
-  const auto* const from = labels.data_ptr<uint8_t>();
-  std::transform(from, from + labels.numel(), result.data_ptr<uint8_t>(),
-                 [entries = table.data_ptr<uint8_t>()](uint8_t label) { return entries[label]; });
-  return result;
 }
 
 void segment(const SegmentSettings& s, const Console& console) {
@@ -180,7 +198,14 @@ void segment(const SegmentSettings& s, const Console& console) {
   std::vector<std::string> problems;
   for (const auto& [name, picture] : pictures) {
     try {
-      group.push_back(look_at(name, picture, files, segmenter, s, device));
+      const Opened opened = open(picture, files, segmenter.backbone->patch_size(), s.window_pixels);
+      if (opened.in_windows) {
+        const fs::path overlay = segment_in_windows({picture.path, s.resolution, opened.features},
+                                                    {s.out, name, legend, s.alpha}, segmenter, s.crf, threads, device);
+        console.out << picture.path.string() << " -> " << overlay.string() << std::endl;
+        continue;
+      }
+      group.push_back(look_at(name, opened, segmenter, s, device));
     } catch (const std::exception& e) {
       problems.push_back(text_of(e));
       continue;

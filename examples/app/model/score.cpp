@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "data/label_map.hpp"
 #include "data/transforms.hpp"
 #include "model/labels.hpp"
 #include "smooseg/detail/host_copy.hpp"
@@ -38,6 +39,27 @@ std::vector<PictureCounts> of_all(Processes& processes, const std::vector<Pictur
     all.at(static_cast<std::size_t>(pair[0])).pairs.push_back({pair[1], pair[2], pair[3]});
   }
   return all;
+}
+
+/// Counts the labels of one picture that is not held as a whole.
+void count_in_windows(SegmenterImpl& segmenter, const Dataset& dataset, const Sample& sample, torch::Device device,
+                      const ScoreOptions& options, metrics::ConfusionMatrix& counts) {
+  const Transform transform{options.resolution, /*square=*/true};
+  auto source = open_picture(sample.image);
+  auto label_source = open_label_map(sample.label.value(), *dataset.classes);
+  check_label_size(sample, *label_source, source->height(), source->width());
+  PictureWindows seen(std::move(source), transform), pixels(open_picture(sample.image), transform);
+  LabelWindows truth(std::move(label_source), transform);
+  const int64_t side = options.resolution;
+  WindowSegmenter picture(segmenter, side, side, window_source(seen, normalization_of(*segmenter.backbone), device));
+  label_rows(
+      picture, side, side, options.crf, options.threads,
+      [&](int64_t begin, int64_t end) { return pixels.read(begin, 0, end - begin, side); },
+      [&](int64_t first, const Tensor& labels) {
+        counts.update(labels.to(torch::kInt64), truth.read(first, 0, labels.size(0), side));
+      });
+  seen.finish();
+  truth.finish();
 }
 
 }  // namespace
@@ -113,6 +135,10 @@ Tensor labels_of(SegmenterImpl& segmenter, const LabelledBatch& batch, const Sco
   return crf_labels(options.crf, options.threads, batch.pixels, energies).to(batch.labels.device());
 }
 
+bool in_windows(const ScoreOptions& options) {
+  return !options.features && options.resolution > options.window_pixels / options.resolution;
+}
+
 metrics::ConfusionMatrix score(SegmenterImpl& segmenter, const Dataset& dataset, torch::Device device,
                                const ScoreOptions& options, std::vector<PictureCounts>* each) {
   const metrics::ConfusionMatrix none(segmenter.predictor->options.num_classes(), dataset.classes->size());
@@ -128,7 +154,17 @@ metrics::ConfusionMatrix score(SegmenterImpl& segmenter, const Dataset& dataset,
       (*each)[static_cast<std::size_t>(first + i)] = counts_of(picture.counts());
     }
   };
-  for_each_batch(dataset, normalization_of(*segmenter.backbone), device, options, add);
+  if (in_windows(options)) {
+    const Processes& processes = *options.processes;
+    for (int64_t i = processes.rank(); i < picture_count(dataset, options); i += processes.size()) {
+      metrics::ConfusionMatrix picture = none;
+      count_in_windows(segmenter, dataset, dataset.samples[static_cast<std::size_t>(i)], device, options, picture);
+      confusion += picture;
+      if (each != nullptr) (*each)[static_cast<std::size_t>(i)] = counts_of(picture.counts());
+    }
+  } else {
+    for_each_batch(dataset, normalization_of(*segmenter.backbone), device, options, add);
+  }
   if (options.processes->several()) {
     confusion.all_reduce(*options.processes);
     if (each != nullptr) *each = of_all(*options.processes, *each);

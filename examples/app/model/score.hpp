@@ -14,6 +14,7 @@
 #include "data/dataset.hpp"
 #include "data/feature_files.hpp"
 #include "data/transforms.hpp"
+#include "data/windows.hpp"
 #include "settings/crf.hpp"
 #include "smooseg/metrics/confusion.hpp"
 #include "smooseg/segmenter.hpp"
@@ -22,11 +23,12 @@
 namespace smooseg::app {
 
 struct ScoreOptions {
-  int64_t resolution = 320;  ///< shorter side, and side of the centre crop
-  int64_t batch = 8;         ///< pictures at a time
-  int64_t limit = 0;         ///< pictures in all; 0: every one
-  int threads = 1;           ///< that decode pictures and compute the CRF
-  CrfSettings crf;           ///< applied to the model's logits, if `use`
+  int64_t resolution = 320;               ///< shorter side, and side of the centre crop
+  int64_t batch = 8;                      ///< pictures at a time
+  int64_t limit = 0;                      ///< pictures in all; 0: every one
+  int64_t window_pixels = kWindowPixels;  ///< crops of more pixels are scored window by window
+  int threads = 1;                        ///< that decode pictures and compute the CRF
+  CrfSettings crf;                        ///< applied to the model's logits, if `use`
   std::optional<FeatureFiles> features =
       {};  ///< what the model sees in the place of pictures, for the backbone of files
   std::shared_ptr<Processes> processes = Processes::alone();  ///< that share the pictures
@@ -34,6 +36,9 @@ struct ScoreOptions {
 
 /// How many pictures are scored.
 int64_t picture_count(const Dataset& dataset, const ScoreOptions& options);
+
+/// Whether pictures of this resolution are scored window by window, since they are too large to be held as a whole.
+bool in_windows(const ScoreOptions& options);
 
 /// A sample's name as that of a file in one folder: '_' in the place of '/'.
 std::string flat_name(const Sample& sample);

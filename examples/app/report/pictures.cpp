@@ -74,6 +74,14 @@ Tensor colorize(const Tensor& indices, const std::vector<Color>& colors, const C
   });
 }
 
+Tensor mapped(const Tensor& labels, const Tensor& table) {
+  const Tensor result = torch::empty_like(labels);
+  const auto* const from = labels.data_ptr<uint8_t>();
+  std::transform(from, from + labels.numel(), result.data_ptr<uint8_t>(),
+                 [entries = table.data_ptr<uint8_t>()](uint8_t label) { return entries[label]; });
+  return result;
+}
+
 Tensor overlay(const Tensor& image, const Tensor& indices, const std::vector<Color>& colors, double alpha) {
   check_image(image, "overlay");
   check_indices(indices, "overlay");

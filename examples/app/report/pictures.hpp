@@ -16,6 +16,9 @@ namespace smooseg::app {
 /// @throws c10::Error for other shapes and dtypes, and an index without a colour.
 Tensor colorize(const Tensor& indices, const std::vector<Color>& colors, const Color& ignored = {0, 0, 0});
 
+/// Each label (uint8) by its entry in a table of 256 or fewer (uint8), without int64 indices of the whole picture.
+Tensor mapped(const Tensor& labels, const Tensor& table);
+
 /// The picture with the colours laid over it; a line one pixel wide, in the full colour, runs along the inside of each
 /// region. Ignored pixels show the picture.
 /// @param image (H,W,3) uint8, on the CPU.
