@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -22,6 +23,57 @@
 namespace fs = std::filesystem;
 using namespace smooseg::app;
 using smooseg::Tensor;
+
+namespace {
+
+/// The program in a process of its own, which is killed at the end of the scope if it still runs.
+class Started {
+ public:
+  explicit Started(Words words) {
+    words.insert(words.begin(), kProgram);
+    std::vector<char*> argv;
+    for (std::string& word : words) argv.push_back(word.data());
+    argv.push_back(nullptr);
+    REQUIRE(::posix_spawn(&child_, kProgram, nullptr, nullptr, argv.data(), environ) == 0);
+  }
+  Started(const Started&) = delete;
+  Started& operator=(const Started&) = delete;
+  ~Started() {
+    if (!runs()) return;
+    ::kill(child_, SIGKILL);
+    ::waitpid(child_, &status_, 0);
+  }
+
+  bool runs() {
+    if (child_ != 0 && ::waitpid(child_, &status_, WNOHANG) == child_) child_ = 0;
+    return child_ != 0;
+  }
+
+  /// Waits up to a minute, as long as the process runs, until a condition holds; returns whether it does.
+  template <class Condition>
+  bool wait_for(const Condition& condition) {
+    for (int i = 0; i < 60000; ++i) {
+      if (condition()) return true;
+      if (!runs()) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return false;
+  }
+
+  /// What `waitpid` says of its end, after a signal or, with 0, by itself.
+  int end_by(int signal) {
+    if (runs() && signal != 0) ::kill(child_, signal);
+    if (child_ != 0) REQUIRE(::waitpid(child_, &status_, 0) == child_);
+    child_ = 0;
+    return status_;
+  }
+
+ private:
+  pid_t child_ = 0;
+  int status_ = 0;
+};
+
+}  // namespace
 
 TEST_CASE("a run stopped and resumed ends as one that never was", "[resume]") {
   const TempDir dir;
@@ -103,17 +155,9 @@ TEST_CASE("a signal stops a training after its step, with a checkpoint", "[resum
   CAPTURE(signal);
   const TempDir dir;
   const fs::path out = dir.path / "stopped", log = out / "log.jsonl", last = out / "last.safetensors";
-  Words words = train_arguments(out) + Words{"--iterations", "1000000", "--log-every", "1"};
-  words.insert(words.begin(), kProgram);
-  std::vector<char*> argv;
-  for (std::string& word : words) argv.push_back(word.data());
-  argv.push_back(nullptr);
-  pid_t child = 0;
-  REQUIRE(::posix_spawn(&child, kProgram, nullptr, nullptr, argv.data(), environ) == 0);
-  for (int i = 0; i < 6000 && content_of(log).empty(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  ::kill(child, signal);
-  int ended = 0;
-  REQUIRE(::waitpid(child, &ended, 0) == child);
+  Started training(train_arguments(out) + Words{"--iterations", "1000000", "--log-every", "1"});
+  REQUIRE(training.wait_for([&] { return !content_of(log).empty(); }));
+  const int ended = training.end_by(signal);
   REQUIRE(WIFEXITED(ended));
   CHECK(WEXITSTATUS(ended) == status);
   const int64_t step = std::stoll(smooseg::io::read_safetensors_metadata(last.string()).at("step"));
@@ -165,4 +209,87 @@ TEST_CASE("output folders that cannot be written", "[resume][bad input]") {
   CHECK(o.err.find("last.safetensors: cannot write: ") != std::string::npos);
   CHECK(content_of(dir.path / "out" / "last.safetensors") == before);
   for (const auto& entry : fs::directory_iterator(dir.path / "out")) CHECK(entry.path().extension() != ".tmp");
+}
+
+TEST_CASE("a run killed at twenty random moments and resumed has the weights of one that never was", "[resume]") {
+  const TempDir dir;
+  const fs::path last = dir.path / "killed" / "last.safetensors";
+  const Words steps{"--iterations", "400", "--checkpoint-every", "3"};
+  std::mt19937 random(7);
+  const auto changed = [&] {
+    std::error_code error;
+    const auto time = fs::last_write_time(last, error);
+    return error ? fs::file_time_type::min() : time;
+  };
+  for (int kill = 0; kill < 20; ++kill) {
+    INFO("kill " << kill);
+    Started training(train_arguments(dir.path / "killed") + steps + Words{"--resume"});
+    const auto before = changed();
+    REQUIRE(training.wait_for([&] { return changed() != before; }));  // it has gone on
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % 30000));
+    const int status = training.end_by(SIGKILL);
+    REQUIRE(WIFSIGNALED(status));  // it had not yet ended
+  }
+  CHECK(std::stoll(smooseg::io::read_safetensors_metadata(last.string()).at("step")) < 400);
+  check_runs(train_arguments(dir.path / "killed") + steps + Words{"--resume"});
+  check_runs(train_arguments(dir.path / "whole") + steps);
+  check_same_tensors(last, dir.path / "whole" / "last.safetensors");
+  for (const auto& entry : fs::directory_iterator(dir.path / "killed")) CHECK(entry.path().extension() != ".tmp");
+}
+
+TEST_CASE("an output folder that is removed while training is an error", "[resume][bad input]") {
+  const TempDir dir;
+  const fs::path out = dir.path / "out", log = out / "log.jsonl";
+  Started training(train_arguments(out) +
+                   Words{"--iterations", "1000000", "--log-every", "1", "--checkpoint-every", "20"});
+  REQUIRE(training.wait_for([&] { return !content_of(log).empty(); }));
+  fs::rename(out, dir.path / "gone");  // at once, where removing could meet a file that is just being written
+  const int status = training.end_by(0);
+  REQUIRE(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 1);
+  CHECK_FALSE(fs::exists(out));
+}
+
+TEST_CASE("a full disk ends the program with an error, not by a signal", "[resume][bad input]") {
+  const TempDir dir;
+  check_runs(train_arguments(dir.path));
+  const std::string before = content_of(dir.path / "last.safetensors");
+  rlimit old{};
+  getrlimit(RLIMIT_FSIZE, &old);
+  const rlimit small{4096, old.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);  // the child's too, whose SIGXFSZ is not ignored by anyone but itself
+  Started training(train_arguments(dir.path) + Words{"--resume", "--iterations", "6"});
+  setrlimit(RLIMIT_FSIZE, &old);
+  const int status = training.end_by(0);
+  REQUIRE(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 1);
+  CHECK(content_of(dir.path / "last.safetensors") == before);
+}
+
+TEST_CASE("a checkpoint of a newer version is refused with its version", "[resume][bad input]") {
+  const TempDir dir;
+  check_runs(train_arguments(dir.path));
+  const fs::path last = dir.path / "last.safetensors";
+  auto metadata = smooseg::io::read_safetensors_metadata(last.string());
+  metadata["format"] = "smooseg model 2";
+  metadata["version"] = "9.8.7";
+  smooseg::io::write_safetensors(last.string(), smooseg::io::read_safetensors(last.string()), metadata);
+  const std::string expected =
+      "last.safetensors: expected the format 'smooseg model 1', found 'smooseg model 2', written by smooseg 9.8.7: "
+      "this is ";
+  check_fails(train_arguments(dir.path) + Words{"--resume", "--iterations", "6"}, expected);
+  check_fails({"segment", "--model", last.string(), "--out", (dir.path / "s").string(),
+               first_file(scenes() / "images" / "test").string()},
+              expected);
+}
+
+TEST_CASE("a model file that was cut short is refused when it is opened", "[resume][bad input]") {
+  const TempDir dir;
+  check_runs(train_arguments(dir.path));
+  const fs::path last = dir.path / "last.safetensors";
+  for (const uintmax_t left : {fs::file_size(last) - 1, fs::file_size(last) / 2, uintmax_t{9}, uintmax_t{0}}) {
+    INFO(left);
+    fs::resize_file(last, left);
+    check_fails(train_arguments(dir.path) + Words{"--resume", "--iterations", "6"}, "last.safetensors");
+  }
 }

@@ -155,7 +155,9 @@ LoadedModel load_model(const std::filesystem::path& path, torch::Device device, 
   const std::string name = path.string();
   const auto [tensors, metadata] = read_model(name);
   const std::string& format = metadata_at(metadata, "format", name);
-  TORCH_CHECK(format == kModelFormat, name, ": expected the format '", kModelFormat, "', found '", format, "'");
+  TORCH_CHECK(format == kModelFormat, name, ": expected the format '", kModelFormat, "', found '", format,
+              "', written by smooseg ", metadata_at(metadata, "version", name), ": this is ", SMOOSEG_VERSION,
+              "; take a program of that version");
   if (const auto checksum = metadata.find("checksum"); checksum != metadata.end()) {  // older files have none
     TORCH_CHECK(checksum->second == hash_of(tensors).hex(), name,
                 ": damaged: its tensors are not those that were saved (another checksum); take a copy or an earlier "
