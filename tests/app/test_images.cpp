@@ -11,6 +11,7 @@
 #include "app/dataset_trees.hpp"
 #include "app/picture_files.hpp"
 #include "data/image_file.hpp"
+#include "data/transforms.hpp"
 #include "support.hpp"
 
 namespace {
@@ -249,6 +250,9 @@ TEST_CASE("claims of a huge size are refused before memory is taken", "[image_fi
               "large.png: expected a picture of at most 100000000 pixels, found 20000 x 5001 pixels");
   const Tensor last = read_image(dir.path / "large.png", [](int64_t, int64_t) { return std::vector<int64_t>{5000}; });
   CHECK(last.eq(255).all().item<bool>());
+  const auto crops = read_transformed(dir.path / "large.png", {Transform{32, true, 0}, Transform{32, true, 4}});
+  CHECK(crops.width == 20000);
+  for (const Tensor& crop : crops.pixels) CHECK(crop.equal(torch::full({32, 32, 3}, 255, torch::kUInt8)));
   save(dir.path / "interlaced.png", png_bytes({20000, 5001, 1, PNG_COLOR_TYPE_GRAY, true}, Bytes(2500 * 5001, 0xff)));
   CHECK_ERROR(open_picture(dir.path / "interlaced.png"), "an interlaced PNG of at most 100000000 pixels");
 }

@@ -101,6 +101,23 @@ class TiffReader {
     return begin;
   }
 
+  /// Refuses strips or tiles of other than one value of so many bytes a pixel.
+  void check_parts(int64_t bytes) const {
+    const tmsize_t size = tiled_ ? TIFFTileSize(tiff()) : TIFFStripSize(tiff());
+    if (size != rows_at_once_ * columns_at_once_ * bytes) fail_tiff("strips or tiles of an unexpected size");
+  }
+
+  /// Decodes the strip or tile at a pixel as it is stored, one value of so many bytes a pixel.
+  bool decode_values(int64_t x, int64_t y, int64_t bytes, uint8_t* target) const {
+    const auto column = static_cast<uint32_t>(x), row = static_cast<uint32_t>(y);
+    if (tiled_) {
+      return TIFFReadEncodedTile(tiff(), TIFFComputeTile(tiff(), column, row, 0, 0), target, -1) ==
+             TIFFTileSize(tiff());
+    }
+    return TIFFReadEncodedStrip(tiff(), TIFFComputeStrip(tiff(), row, 0), target, -1) ==
+           std::min(rows_at_once_, height_ - y) * width_ * bytes;
+  }
+
   /// Whether all strips and tiles lie within the file, also those that nobody wanted.
   void check_extent() {
     const uint32_t count = tiled_ ? TIFFNumberOfTiles(tiff()) : TIFFNumberOfStrips(tiff());
@@ -124,9 +141,27 @@ class TiffReader {
   bool tiled_ = false;
 };
 
+/// A stored value of 16 bits, which libtiff has turned to the machine's order.
+uint16_t wide_value(const uint8_t* bytes) {
+  uint16_t value = 0;
+  std::memcpy(&value, bytes, sizeof value);
+  return value;
+}
+
 class TiffPicture : public PictureRows {
  public:
   explicit TiffPicture(File file) : reader_(std::move(file)) {
+    const auto photometric = reader_.field<uint16_t>(TIFFTAG_PHOTOMETRIC, PHOTOMETRIC_RGB);
+    // libtiff garbles grey tiles of 16 bits that reach beyond the picture, and cuts levels where it rounds colours.
+    wide_grey_ = reader_.field<uint16_t>(TIFFTAG_SAMPLESPERPIXEL, 1) == 1 &&
+                 reader_.field<uint16_t>(TIFFTAG_BITSPERSAMPLE, 1) == 16 &&
+                 reader_.field<uint16_t>(TIFFTAG_SAMPLEFORMAT, SAMPLEFORMAT_UINT) == SAMPLEFORMAT_UINT &&
+                 (photometric == PHOTOMETRIC_MINISBLACK || photometric == PHOTOMETRIC_MINISWHITE);
+    from_white_ = photometric == PHOTOMETRIC_MINISWHITE;
+    if (wide_grey_) {
+      reader_.check_parts(2);
+      return;
+    }
     keep_colors_beside_alpha();
     char reason[1024] = "";
     if (TIFFRGBAImageOK(reader_.tiff(), reason) == 0) fail(reader_.path(), "a TIFF of colours or grey levels", reason);
@@ -135,6 +170,7 @@ class TiffPicture : public PictureRows {
   int64_t width() const override { return reader_.width(); }
 
   void read(int64_t y, uint8_t* values) override {
+    if (wide_grey_) return read_wide_grey(y, values);
     if (y < begin_ || y >= begin_ + reader_.rows_at_once()) {
       begin_ = reader_.read_band(y, 1, band_, part_, [&](int64_t x, int64_t top, uint32_t* target) {
         return decode(static_cast<uint32_t>(x), static_cast<uint32_t>(top), target);
@@ -151,6 +187,19 @@ class TiffPicture : public PictureRows {
   void finish() override { reader_.check_extent(); }
 
  private:
+  void read_wide_grey(int64_t y, uint8_t* values) {
+    if (y < begin_ || y >= begin_ + reader_.rows_at_once()) {
+      begin_ = reader_.read_band(y, 2, grey_band_, grey_part_, [&](int64_t x, int64_t top, uint8_t* target) {
+        return reader_.decode_values(x, top, 2, target);
+      });
+    }
+    const uint8_t* const row = grey_band_.data() + (y - begin_) * width() * 2;
+    for (int64_t x = 0; x < width(); ++x) {
+      const auto level = static_cast<uint8_t>((wide_value(row + 2 * x) + 128) / 257);
+      values = std::fill_n(values, kChannels, from_white_ ? static_cast<uint8_t>(255 - level) : level);
+    }
+  }
+
   /// libtiff gives rows from the bottom; those of a last strip that is shorter begin the raster.
   bool decode(uint32_t x, uint32_t y, uint32_t* target) {
     if (reader_.tiled()) {
@@ -177,7 +226,9 @@ class TiffPicture : public PictureRows {
   }
 
   TiffReader reader_;
-  std::vector<uint32_t> band_, part_;  // rows from `begin_` on; and a tile
+  bool wide_grey_ = false, from_white_ = false;
+  std::vector<uint32_t> band_, part_;           // rows from `begin_` on; and a tile
+  std::vector<uint8_t> grey_band_, grey_part_;  // the same of grey levels of 16 bits
   int64_t begin_ = std::numeric_limits<int32_t>::min();
 };
 
@@ -198,22 +249,21 @@ class TiffIndices : public LabelRows {
       fail(reader_.path(), "a label map of class indices", "a TIFF whose compression changes the values");
     }
     bytes_ = bits / 8;
-    const tmsize_t size = reader_.tiled() ? TIFFTileSize(reader_.tiff()) : TIFFStripSize(reader_.tiff());
-    const auto expected = static_cast<tmsize_t>(reader_.rows_at_once() * reader_.columns_at_once()) * bytes_;
-    if (size != expected) reader_.fail_tiff("strips or tiles of an unexpected size");
+    reader_.check_parts(bytes_);
   }
   int64_t height() const override { return reader_.height(); }
   int64_t width() const override { return reader_.width(); }
 
   void read(int64_t y, int64_t* values) override {
     if (y < begin_ || y >= begin_ + reader_.rows_at_once()) {
-      begin_ = reader_.read_band(y, static_cast<std::size_t>(bytes_), band_, part_,
-                                 [&](int64_t x, int64_t top, uint8_t* target) { return decode(x, top, target); });
+      begin_ = reader_.read_band(
+          y, static_cast<std::size_t>(bytes_), band_, part_,
+          [&](int64_t x, int64_t top, uint8_t* target) { return reader_.decode_values(x, top, bytes_, target); });
     }
     const uint8_t* const row = band_.data() + (y - begin_) * width() * bytes_;
     for (int64_t x = 0; x < width(); ++x) {
       uint16_t wide = row[x];
-      if (bytes_ == 2) std::memcpy(&wide, row + 2 * x, sizeof wide);  // libtiff has turned it to the machine's order
+      if (bytes_ == 2) wide = wide_value(row + 2 * x);
       values[x] = wide;
     }
   }
@@ -221,17 +271,6 @@ class TiffIndices : public LabelRows {
   void finish() override { reader_.check_extent(); }
 
  private:
-  bool decode(int64_t x, int64_t y, uint8_t* target) {
-    TIFF* const tiff = reader_.tiff();
-    const auto column = static_cast<uint32_t>(x), row = static_cast<uint32_t>(y);
-    if (reader_.tiled()) {
-      const uint32_t tile = TIFFComputeTile(tiff, column, row, 0, 0);
-      return TIFFReadEncodedTile(tiff, tile, target, -1) == TIFFTileSize(tiff);
-    }
-    const int64_t rows = std::min(reader_.rows_at_once(), height() - y);
-    return TIFFReadEncodedStrip(tiff, TIFFComputeStrip(tiff, row, 0), target, -1) == rows * width() * bytes_;
-  }
-
   TiffReader reader_;
   int64_t bytes_ = 1;  // of a value
   std::vector<uint8_t> band_, part_;
