@@ -143,7 +143,8 @@ TEST_CASE("settings survive the model file to the last digit", "[command line]")
 TEST_CASE("doctor", "[command line]") {
   const Outcome o = run_program({"doctor", "--device", "cpu"});
   CHECK(o.status == 0);
-  for (const char* word : {"LibTorch", "BLAS", "oneDNN: ", "OpenMP: ", "threads", "GFLOP/s", "CUDA devices", "JPEG, PNG, BMP"})
+  for (const char* word :
+       {"LibTorch", "BLAS", "oneDNN: ", "OpenMP: ", "threads", "GFLOP/s", "CUDA devices", "JPEG, PNG, BMP"})
     CHECK(o.out.find(word) != std::string::npos);
   CHECK((o.out.find("was built without") == std::string::npos) == (at::hasMKLDNN() && at::hasOpenMP()));
 
