@@ -454,6 +454,6 @@ TEST_CASE("errors in a worker name the file", "[feature loader]") {
         [&] {
           for (int i = 32; i < 40; ++i) loader.next();
         }(),
-        "picture107.png: expected a JPEG, PNG, TIFF or MATLAB picture, found a GIF file");
+        "picture107.png: expected a JPEG, PNG, TIFF, BMP, WebP or MATLAB picture, found a GIF file");
   }
 }
