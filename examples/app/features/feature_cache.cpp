@@ -158,8 +158,8 @@ void FeatureCache::check_space(const std::vector<int64_t>& missing, std::ostream
   }
 }
 
-void FeatureCache::fill(const std::function<void(const std::vector<int64_t>&)>& compute, Processes& processes,
-                        std::ostream& err) {
+void FeatureCache::fill(const std::function<void(const std::vector<int64_t>&)>& compute, std::ostream& err,
+                        Processes& processes) {
   const bool lacks_some = !open_all(err).empty();  // which needs no right to write
   if (processes.highest(lacks_some ? 1 : 0) == 0) return;
   std::optional<FileLock> lock;  // the first process holds it for all

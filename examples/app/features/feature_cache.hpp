@@ -61,7 +61,8 @@ class FeatureCache {
   /// @throws std::runtime_error naming the folder where it cannot be written or its disk is too small, with the bytes
   ///   needed and free, or where other processes do not see it; what `compute` throws. What was stored until then stays
   ///   usable.
-  void fill(const std::function<void(const std::vector<int64_t>&)>& compute, Processes& processes, std::ostream& err);
+  void fill(const std::function<void(const std::vector<int64_t>&)>& compute, std::ostream& err,
+            Processes& processes = *Processes::alone());
 
   /// Writes and opens a shard.
   /// @param features (n,C,h,w) of its crops, in the cache's dtype, on any device.

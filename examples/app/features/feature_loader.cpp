@@ -87,7 +87,7 @@ void fill_cache(FeatureCache& cache, const FeatureSource& source, std::ostream& 
       progress.show(++done, "shards of features");
     }
   };
-  cache.fill(compute_missing, *source.processes, err);
+  cache.fill(compute_missing, err, *source.processes);
 }
 
 FeatureLoader::FeatureLoader(const FeatureSource& source, std::unique_ptr<FeatureCache> cache, int64_t batches,

@@ -1,9 +1,9 @@
 #include "support/key_value_store.hpp"
 
-#include <c10/util/Exception.h>
-
 #ifdef SMOOSEG_WITH_C10D
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#else
+#include <stdexcept>
 #endif
 
 namespace smooseg::app {
@@ -51,7 +51,7 @@ bool has_stores() {
 }
 
 std::unique_ptr<KeyValueStore> open_store(const std::string&, uint16_t, bool, std::chrono::milliseconds) {
-  TORCH_CHECK(false, "this LibTorch was built without c10d");
+  throw std::runtime_error("this LibTorch was built without c10d");
 }
 
 #endif

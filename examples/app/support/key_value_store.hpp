@@ -33,7 +33,7 @@ class KeyValueStore {
 bool has_stores();
 
 /// Connects to the store at this address, which the process itself serves if `serves`, and waits for it to be there.
-/// @throws what c10d throws where that takes longer than `join_time`; c10::Error where this LibTorch has no stores.
+/// @throws what c10d throws where that takes longer than `join_time`; std::runtime_error where this LibTorch has no stores.
 std::unique_ptr<KeyValueStore> open_store(const std::string& address, uint16_t port, bool serves,
                                           std::chrono::milliseconds join_time);
 
