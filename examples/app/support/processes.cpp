@@ -94,7 +94,7 @@ constexpr Seconds kFarewellTime{5};     // for the others to hear why this proce
 constexpr auto kFailed = "failed";      // key of what ended the first process that failed
 constexpr auto kDeparted = "departed";  // key of the number of processes that need no server any more
 
-std::string first_line(const std::exception& e) {
+std::string brief_text(const std::exception& e) {
   const std::string text = text_of(e);
   return text.substr(0, text.find('\n'));
 }
@@ -120,8 +120,8 @@ class Processes::Connection {
     } catch (const std::exception& e) {
       throw std::runtime_error(
           serves_ ? "MASTER_PORT: cannot listen at port " + std::to_string(place.port) + " for the other processes (" +
-                        first_line(e) + "); if another run has it, choose another"
-                  : "MASTER_ADDR, MASTER_PORT: cannot reach " + server_ + " (" + first_line(e) + ")");
+                        brief_text(e) + "); if another run has it, choose another"
+                  : "MASTER_ADDR, MASTER_PORT: cannot reach " + server_ + " (" + brief_text(e) + ")");
     }
     heart_ = std::thread([this] { beat(); });
   }
@@ -208,7 +208,7 @@ class Processes::Connection {
     try {
       return f();
     } catch (const std::exception& e) {
-      throw ProcessLost("lost the connection to " + server_ + ": did it end? (" + first_line(e) + ")");
+      throw ProcessLost("lost the connection to " + server_ + ": did it end? (" + brief_text(e) + ")");
     }
   }
 
