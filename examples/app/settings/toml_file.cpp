@@ -16,7 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 /// A value as the command line takes it; "" for a list, a date or a table.
-std::string text_of(const toml::node& value) {
+std::string toml_text(const toml::node& value) {
   if (const auto* text = value.as_string()) return text->get();
   std::ostringstream text;
   text << std::boolalpha << std::setprecision(std::numeric_limits<double>::max_digits10);
@@ -65,7 +65,7 @@ std::vector<TomlValue> read_toml(const std::string& path) {
         throw CLI::ConfigError(place(value) + ": expected one value for '" + std::string(key.str()) + "' in [" + name +
                                "], found " + kind_of(value));
       }
-      values.push_back({name, std::string(key.str()), text_of(value), value.source().begin.line});
+      values.push_back({name, std::string(key.str()), toml_text(value), value.source().begin.line});
     }
   }
   return values;
