@@ -59,7 +59,8 @@ else
   # A dozen pictures; of those of one name in several folders, one, since their results would be named alike.
   folder=$data
   [ ! -d "$data/images" ] || folder=$data/images
-  mapfile -t pictures < <(find "$folder" -type f \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' \) | sort |
+  mapfile -t pictures < <(find "$folder" -type f \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' -o \
+    -iname '*.tif' -o -iname '*.tiff' -o -iname '*.bmp' -o -iname '*.webp' \) | sort |
     awk -F/ '{ name = $NF; sub(/\.[^.]*$/, "", name) } !seen[name]++' | head -n 12)
   "$smooseg" segment --model "$out/model/best.safetensors" --out "$out/pictures" "${pictures[@]}"
   echo "pictures: $out/pictures"
