@@ -26,7 +26,7 @@ using namespace smooseg;
 
 namespace {
 
-const auto kWide = torch::TensorOptions().dtype(torch::kFloat64);
+const auto kExact = torch::TensorOptions().dtype(torch::kFloat64);
 
 /// Where threads that play processes meet.
 class Meeting {
@@ -106,7 +106,7 @@ struct Trained {
 struct Start {
   Projector projector{ProjectorOptions(12, 6)};
   PrototypePredictor predictor{PrototypePredictorOptions(5, 6).momentum(0.9)};
-  Tensor pool = torch::randn({40, 12, 5, 5}, kWide);
+  Tensor pool = torch::randn({40, 12, 5, 5}, kExact);
 
   Start() {
     projector->to(torch::kFloat64);
@@ -170,7 +170,7 @@ TEST_CASE("processes with a part of the batch each learn as one with all of it",
 TEST_CASE("smoothness over processes: gradients to all inputs, and what travels", "[exchange][smoothness]") {
   torch::manual_seed(22);
   const int64_t batch = 6, channels = 7, classes = 4;
-  const Tensor x = torch::randn({batch, channels, 3, 3}, kWide), a = torch::rand({batch, classes, 3, 3}, kWide);
+  const Tensor x = torch::randn({batch, channels, 3, 3}, kExact), a = torch::rand({batch, classes, 3, 3}, kExact);
   const Tensor pairing = torch::tensor({3, 2, 3, 5, 0, 3}, torch::kInt64);  // some are nobody's partner, 3 is of three
   const auto gradients = [&](const std::shared_ptr<ThreadExchange>& exchange) {
     const int64_t size = exchange ? exchange->size() : 1, own = batch / size;
@@ -206,8 +206,8 @@ TEST_CASE("smoothness over processes: gradients to all inputs, and what travels"
 TEST_CASE("k-means over processes finds the centres of all vectors", "[exchange][baselines]") {
   torch::manual_seed(23);
   const int64_t clusters = 4;
-  const Tensor directions = torch::eye(6, kWide).narrow(0, 0, clusters).repeat({60, 1});
-  const Tensor vectors = directions + 0.05 * torch::randn(directions.sizes(), kWide);
+  const Tensor directions = torch::eye(6, kExact).narrow(0, 0, clusters).repeat({60, 1});
+  const Tensor vectors = directions + 0.05 * torch::randn(directions.sizes(), kExact);
   const auto options = [&](int64_t k, const std::shared_ptr<ThreadExchange>& exchange) {
     return baselines::KMeansOptions(k).exchange(exchange);
   };
@@ -218,7 +218,7 @@ TEST_CASE("k-means over processes finds the centres of all vectors", "[exchange]
   const auto fit = [&](const std::shared_ptr<ThreadExchange>& exchange) {
     baselines::KMeans kmeans(options(clusters, exchange), generator());
     const double similarity = kmeans.fit(part(vectors, exchange));
-    return std::vector<Tensor>{std::get<0>(kmeans.centers().sort(0)), torch::tensor(similarity, kWide)};
+    return std::vector<Tensor>{std::get<0>(kmeans.centers().sort(0)), torch::tensor(similarity, kExact)};
   };
   const auto alone = fit(nullptr);
   const auto two = in_processes(2, fit);
