@@ -3,7 +3,10 @@
 #include <torch/nn/functional/pooling.h>
 #include <torch/nn/functional/upsampling.h>
 
+#include <fstream>
 #include <memory>
+#include <thread>
+#include <vector>
 
 #include "catch.hpp"
 #include "smooseg/backbone/texture.hpp"
@@ -278,4 +281,68 @@ TEST_CASE("the segmenter refuses what does not fit", "[segmenter]") {
               "expected the backbone to give features of shape [1, 3, 4, 4] for images of (1, 3, 8, 8), since its "
               "patch_size() is 2 and channels() 3; got (1, 3, 2, 2)");
   CHECK_ERROR(Segmenter(nullptr, Projector(3, 5), PrototypePredictor(4, 5)), "the backbone is null");
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SMOOSEG_OTHER_MALLOC 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SMOOSEG_OTHER_MALLOC 1
+#endif
+#endif
+
+namespace {
+
+/// The smallest transformer with rotary positions, whose tables are the only thing that calls share.
+Segmenter small_transformer() {
+  torch::manual_seed(4);
+  auto options = backbone::VisionTransformerOptions(4, 16, 2, 2).positions(backbone::PositionKind::kRotary);
+  Segmenter segmenter(std::make_shared<backbone::VisionTransformerImpl>(options), Projector(16, 4),
+                      PrototypePredictor(3, 4));
+  segmenter->eval();
+  return segmenter;
+}
+
+}  // namespace
+
+TEST_CASE("one model labels on several threads at once", "[segmenter]") {
+  const Segmenter segmenter = small_transformer();
+  std::vector<Tensor> images, expected;
+  for (const int64_t side : {8, 12, 16, 20}) {
+    images.push_back(torch::randn({2, 3, side, 24}));
+    expected.push_back(small_transformer()->labels(images.back()));
+  }
+  std::vector<int> wrong(images.size(), 0);
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < images.size(); ++t) {
+    threads.emplace_back([&, t] {
+      for (std::size_t i = 0; i < 100; ++i) {
+        const std::size_t at = (t + i) % images.size();
+        wrong[t] += segmenter->labels(images[at]).equal(expected[at]) ? 0 : 1;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  CHECK(wrong == std::vector<int>(images.size(), 0));
+}
+
+TEST_CASE("memory does not grow from call to call", "[segmenter]") {
+#if defined(SMOOSEG_OTHER_MALLOC)
+  WARN("not tested: sanitizers keep freed memory");
+#else
+  const Segmenter segmenter = small_transformer();
+  const auto label = [&](int calls) {
+    for (int i = 0; i < calls; ++i) segmenter->labels(torch::ones({1, 3, 8 + 4 * (i % 3), 8}));
+  };
+  const auto resident_pages = [] {
+    std::ifstream file("/proc/self/statm");
+    int64_t all = 0, resident = 0;
+    file >> all >> resident;
+    return resident;
+  };
+  label(1000);
+  const int64_t before = resident_pages();
+  label(9000);
+  CHECK(resident_pages() - before < 256);  // of 4 kB: a megabyte
+#endif
 }
