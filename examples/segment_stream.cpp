@@ -46,7 +46,7 @@ int main(int argc, char** argv) try {
   smooseg::keep_freed_memory();
   at::set_num_threads(static_cast<int>(std::thread::hardware_concurrency()));
   const auto next = frames_of(argc, argv);
-  const smooseg::Segmenter segmenter = app::load_model(argv[1], torch::kCPU).model.segmenter;
+  smooseg::Segmenter segmenter = app::load_model(argv[1], torch::kCPU).model.segmenter;
   const app::Normalization normalization = app::normalization_of(*segmenter->backbone);
   const auto begin = std::chrono::steady_clock::now();
   int64_t count = 0;

@@ -306,7 +306,7 @@ Segmenter small_transformer() {
 }  // namespace
 
 TEST_CASE("one model labels on several threads at once", "[segmenter]") {
-  const Segmenter segmenter = small_transformer();
+  Segmenter segmenter = small_transformer();
   std::vector<Tensor> images, expected;
   for (const int64_t side : {8, 12, 16, 20}) {
     images.push_back(torch::randn({2, 3, side, 24}));
@@ -330,7 +330,7 @@ TEST_CASE("memory does not grow from call to call", "[segmenter]") {
 #if defined(SMOOSEG_OTHER_MALLOC)
   WARN("not tested: sanitizers keep freed memory");
 #else
-  const Segmenter segmenter = small_transformer();
+  Segmenter segmenter = small_transformer();
   const auto label = [&](int calls) {
     for (int i = 0; i < calls; ++i) segmenter->labels(torch::ones({1, 3, 8 + 4 * (i % 3), 8}));
   };
