@@ -85,9 +85,13 @@ class Sampler {
 
   /// Takes what is wanted of row y, whose pixels are `values`.
   void take(int64_t y, const Value* values) {
+    Value* target = target_;  // a member might be what is written to, as far as the compiler knows
     for (; next_row() == y; ++next_) {
-      for (const int64_t x : grid_.columns) target_ = std::copy_n(values + kChannels * x, kChannels, target_);
+      for (const int64_t x : grid_.columns) {
+        for (int64_t c = 0; c < kChannels; ++c) *target++ = values[kChannels * x + c];
+      }
     }
+    target_ = target;
   }
 
  private:
