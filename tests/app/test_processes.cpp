@@ -197,7 +197,7 @@ TEST_CASE("what ends one process ends the others", "[processes][train][resume]")
   const TempDir dir;
   const fs::path out = dir.path / "out", log = out / "log.jsonl";
   const Words words = two_train(out) + Words{"--iterations", "1000000", "--resume"};
-  const Variables soon{{"SMOOSEG_PROCESS_TIMEOUT", "2"}};
+  const Variables soon{{"SMOOSEG_PROCESS_TIMEOUT", "5"}};
   const auto learning = [&](const Group&, const std::string& before) {
     for (int i = 0; i < 3000 && content_of(log).size() <= before.size() + 1000; ++i) pause(10);
   };
@@ -220,7 +220,7 @@ TEST_CASE("what ends one process ends the others", "[processes][train][resume]")
     group.signal(1, SIGKILL);
     CHECK(group.status(0) == 1);
     INFO(group.errors(0));
-    CHECK(group.errors(0).find("process 1 of 2 was not heard of for 2 seconds") != std::string::npos);
+    CHECK(group.errors(0).find("process 1 of 2 was not heard of for 5 seconds") != std::string::npos);
     CHECK(group.errors(0).find("going on from step ") != std::string::npos);
   }
   before = content_of(log);
