@@ -6,15 +6,8 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "other_malloc.hpp"
 #include "smooseg/memory.hpp"
-
-#if defined(__SANITIZE_ADDRESS__)
-#define SMOOSEG_OTHER_MALLOC 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SMOOSEG_OTHER_MALLOC 1
-#endif
-#endif
 
 TEST_CASE("freed memory is kept for the next step", "[memory]") {
 #if !defined(__GLIBC__) || defined(SMOOSEG_OTHER_MALLOC)

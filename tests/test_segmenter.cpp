@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "other_malloc.hpp"
 #include "smooseg/backbone/texture.hpp"
 #include "smooseg/backbone/vision_transformer.hpp"
 #include "smooseg/segmenter.hpp"
@@ -282,14 +283,6 @@ TEST_CASE("the segmenter refuses what does not fit", "[segmenter]") {
               "patch_size() is 2 and channels() 3; got (1, 3, 2, 2)");
   CHECK_ERROR(Segmenter(nullptr, Projector(3, 5), PrototypePredictor(4, 5)), "the backbone is null");
 }
-
-#if defined(__SANITIZE_ADDRESS__)
-#define SMOOSEG_OTHER_MALLOC 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SMOOSEG_OTHER_MALLOC 1
-#endif
-#endif
 
 namespace {
 

@@ -18,6 +18,7 @@
 #include "features/precision.hpp"
 #include "features/training_features.hpp"
 #include "model/trial.hpp"
+#include "report/penalty.hpp"
 #include "report/tuning.hpp"
 #include "settings/backbone_files.hpp"
 #include "smooseg/io/atomic_file.hpp"
@@ -200,14 +201,8 @@ class Tuning {
 
   void finish(std::vector<Candidate>& candidates, std::size_t best) {
     constexpr int64_t kCrops = 16, kBins = 20;
-    const Tensor assignments = trials_[best]->assignments(kCrops).flatten(2);
-    const auto shares = [&](const Tensor& other) {
-      const Tensor penalty = functional::label_penalty(assignments, other).clamp(0, 1).to(torch::kCPU);
-      const Tensor counts = at::histc(penalty, kBins, 0, 1).to(torch::kFloat64);
-      const Tensor part = (counts / counts.sum()).contiguous();
-      const auto* const values = part.data_ptr<double>();
-      return std::vector<double>(values, values + kBins);
-    };
+    const Tensor assignments = trials_[best]->assignments(kCrops).flatten(2).to(torch::kCPU);
+    const auto shares = [&](const Tensor& other) { return shares_in(penalty_counts(assignments, other, kBins)); };
     const std::string plot = tuning_svg(closeness_samples(data_.features), candidates[best],
                                         {shares(assignments), shares(assignments.roll(1, 0))});
     std::stable_sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {

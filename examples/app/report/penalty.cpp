@@ -10,10 +10,8 @@
 #include "smooseg/predictor.hpp"
 
 namespace smooseg::app {
-namespace {
 
-/// Counts of pairs, float64: there may be more than 2^24 of them.
-Tensor counts_of(const Tensor& a, const Tensor& b, int64_t bins) {
+Tensor penalty_counts(const Tensor& a, const Tensor& b, int64_t bins) {
   return at::histc(functional::label_penalty(a, b).clamp(0, 1), bins, 0, 1).to(torch::kFloat64);
 }
 
@@ -22,8 +20,6 @@ std::vector<double> shares_in(const Tensor& counts) {
   const auto* const values = shares.data_ptr<double>();
   return {values, values + shares.numel()};
 }
-
-}  // namespace
 
 PenaltyShares penalty_shares(const Gallery& gallery, SegmenterImpl& segmenter, double temperature, torch::Device device,
                              int64_t bins) {
@@ -39,8 +35,9 @@ PenaltyShares penalty_shares(const Gallery& gallery, SegmenterImpl& segmenter, d
   if (assignments.empty()) throw std::runtime_error("expected pictures of at least a patch, found none");
   Tensor within = torch::zeros({bins}, torch::kFloat64), across = torch::zeros({bins}, torch::kFloat64);
   for (std::size_t i = 0; i < assignments.size(); ++i) {
-    within += counts_of(assignments[i], assignments[i], bins);
-    if (assignments.size() > 1) across += counts_of(assignments[i], assignments[(i + 1) % assignments.size()], bins);
+    within += penalty_counts(assignments[i], assignments[i], bins);
+    if (assignments.size() > 1)
+      across += penalty_counts(assignments[i], assignments[(i + 1) % assignments.size()], bins);
   }
   return {shares_in(within), assignments.size() > 1 ? shares_in(across) : std::vector<double>{}};
 }

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <sstream>
 
+#include "report/penalty.hpp"
 #include "report/svg.hpp"
 
 namespace smooseg::app {
@@ -33,10 +34,7 @@ std::string fixed(double value, int digits) {
 /// Shares of sorted values in bins of equal width from -1 to 1.
 std::vector<double> closeness_shares(const Tensor& sorted) {
   constexpr int64_t kBins = 80;
-  const Tensor counts = at::histc(sorted, kBins, -1, 1);
-  const Tensor shares = (counts / counts.sum()).contiguous();
-  const auto* const values = shares.data_ptr<double>();
-  return {values, values + kBins};
+  return shares_in(at::histc(sorted, kBins, -1, 1));
 }
 
 }  // namespace
