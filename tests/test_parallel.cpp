@@ -1,6 +1,7 @@
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <set>
@@ -10,8 +11,10 @@
 
 #include "catch.hpp"
 #include "smooseg/detail/parallel.hpp"
+#include "smooseg/detail/torch_threads.hpp"
 #include "support.hpp"
 
+using smooseg::detail::on_torch_threads;
 using smooseg::detail::parallel_for;
 
 namespace {
@@ -100,4 +103,41 @@ TEST_CASE("parallel_for throws the error of the lowest call that failed, and wor
     parallel_for(10, threads, [&](int64_t) { ++calls; });
     CHECK(calls == 10);
   }
+}
+
+TEST_CASE("on_torch_threads hands out each number once", "[parallel]") {
+  const int before = at::get_num_threads();
+  for (const int threads : {1, 3}) {
+    at::set_num_threads(threads);
+    for (const int64_t count : {0, 1, 2, 7, 1000}) {
+      std::vector<std::atomic<int>> calls(static_cast<std::size_t>(count));
+      std::mutex mutex;
+      std::set<std::thread::id> ids;
+      on_torch_threads(count, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) ++calls[static_cast<std::size_t>(i)];
+        const std::lock_guard<std::mutex> lock(mutex);
+        ids.insert(std::this_thread::get_id());
+      });
+      for (const auto& n : calls) CHECK(n == 1);
+      CHECK(ids.size() == static_cast<std::size_t>(std::min<int64_t>(threads, count)));
+    }
+  }
+  at::set_num_threads(before);
+}
+
+TEST_CASE("on_torch_threads runs on its thread alone inside parallel regions, and passes errors on", "[parallel]") {
+  std::atomic<int> calls{0}, parts{0};
+  const auto count_part = [&](int64_t begin, int64_t end) {
+    calls += static_cast<int>(end - begin);
+    ++parts;
+  };
+  parallel_for(4, 2, [&](int64_t) { on_torch_threads(8, count_part); });
+  CHECK(calls == 32);
+  CHECK(parts == 4);
+  on_torch_threads(4, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) on_torch_threads(8, count_part);
+  });
+  CHECK(calls == 64);
+  CHECK(parts == 8);
+  CHECK_THROWS_WITH(on_torch_threads(4, [](int64_t, int64_t) { throw std::runtime_error("no"); }), "no");
 }

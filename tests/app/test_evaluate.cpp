@@ -76,9 +76,10 @@ TEST_CASE("the protocol of scoring is chosen and written down", "[evaluate]") {
   };
   const auto published = scores({});
   const std::map<std::string, nlohmann::json> expected{
-      {"split", "test"}, {"images", 3},  {"resolution", 64},        {"crop", "center square"},
-      {"flip", false},   {"crf", false}, {"matching", "hungarian"}, {"absent_classes", "skip"},
-      {"clusters", 12},  {"classes", 8}, {"data_set", ""},          {"smooseg", SMOOSEG_VERSION}};
+      {"split", "test"},       {"images", 3},  {"resolution", 64},        {"crop", "center square"},
+      {"flip", false},         {"crf", false}, {"matching", "hungarian"}, {"absent_classes", "skip"},
+      {"clusters", 12},        {"classes", 8}, {"data_set", ""},          {"smooseg", SMOOSEG_VERSION},
+      {"precision", "float32"}};
   for (const auto& [key, value] : expected) {
     INFO(key);
     CHECK(published.at(key) == value);

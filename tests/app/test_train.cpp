@@ -69,9 +69,22 @@ TEST_CASE("thresholds that are given, and those of the backbone", "[train]") {
   CHECK(both.at("within-threshold") == "0.25");
   CHECK(both.at("across-threshold") == "0.5");
   check_fails(train_arguments(dir.path / "new") + Words{"--thresholds", "0.25"},
-              "expected auto, preset, or two numbers as WITHIN,ACROSS, got '0.25'", 2);
+              "expected auto, auto:WITHIN,ACROSS, preset, or two numbers as WITHIN,ACROSS, got '0.25'", 2);
+  check_fails(train_arguments(dir.path / "new") + Words{"--thresholds", "auto:0.25"}, "got 'auto:0.25'", 2);
   check_fails(train_arguments(dir.path / "new") + Words{"--thresholds", "0.25,0.5", "--across-threshold", "0.75"},
               "--thresholds: give both thresholds here, or each with --within-threshold");
+}
+
+TEST_CASE("thresholds that are chosen begin where they are told", "[train]") {
+  const TempDir dir;
+  check_runs(train_arguments(dir.path) + Words{"--thresholds", "auto:0.875,-0.5"});
+  CHECK(settings_of(dir.path / "best.safetensors").count("within-threshold") == 0);
+  std::string first;
+  std::getline(std::ifstream(dir.path / "log.jsonl") >> std::ws, first);
+  const auto line = nlohmann::json::parse(first);
+  CHECK(line.at("within_threshold") == 0.875);
+  CHECK(line.at("across_threshold") == -0.5);
+  CHECK(line.at("joined_across").get<double>() > 0);
 }
 
 TEST_CASE("a seed decides the weights", "[train]") {

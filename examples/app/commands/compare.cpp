@@ -260,8 +260,9 @@ class Comparison {
     }
     const bool exported = s_.model.backbone == kExportedBackbone;
     LoadedModel loaded = load_model(file, device_, s_.segmenter, exported ? s_.weights : "");
-    set_precision(s_.runtime, *loaded.model.segmenter, device_, s_.model.resolution, console_.err);
-    for (const Method& method : missing) add_row(method, seed, loaded.model, file);
+    const std::string precision =
+        set_precision(s_.runtime, *loaded.model.segmenter, device_, s_.model.resolution, console_.err);
+    for (const Method& method : missing) add_row(method, seed, loaded.model, precision, file);
   }
 
   /// SmooSeg by the very command that trains it, which goes on where it was stopped.
@@ -332,7 +333,7 @@ class Comparison {
   SampleCheck test_check() const { return check_of(test_, {s_.score.resolution, /*square=*/true}); }
 
   /// Scores a model, and writes compare.json with the new row.
-  void add_row(const Method& method, uint64_t seed, Model& model, const fs::path& file) {
+  void add_row(const Method& method, uint64_t seed, Model& model, const std::string& precision, const fs::path& file) {
     ScoreOptions options = s_.score;
     options.threads = thread_count(s_.runtime);
     options.crf.use = method.crf;
@@ -341,12 +342,14 @@ class Comparison {
     naming_all_bad(test_, test_check(), options.threads, [&] {
       row = to_json(score(*model.segmenter, test_, device_, options).scores(protocol_of(s_.protocol)), *test_.classes);
     });
+    row.update(conditions_of(test_, options, s_.protocol));
     row.update({{"method", method.name},
                 {"seed", seed},
                 {"model", fs::relative(file, out_).string()},
                 {"split", s_.split},
-                {"images", picture_count(test_, options)},
-                {"crf", to_json(options.crf)}});
+                {"flip", s_.segmenter.flip()},
+                {"precision", precision},
+                {"clusters", model.settings.classes}});
     rows_.push_back(row);
     io::write_file_atomically(out_ / "compare.json", [&](std::ostream& text) { text << rows_.dump(2) << "\n"; });
   }

@@ -38,15 +38,6 @@ void add_options(CLI::App& app, ConvertSettings& s) {
       ->type_name("FILE");
 }
 
-/// The tensors whose names begin with a prefix, without it.
-io::TensorMap part(const io::TensorMap& tensors, const std::string& prefix) {
-  io::TensorMap result;
-  for (const auto& [name, tensor] : tensors) {
-    if (name.rfind(prefix, 0) == 0) result[name.substr(prefix.size())] = tensor;
-  }
-  return result;
-}
-
 /// Whether these are the tensors of a segmenter rather than of a backbone.
 bool has_predictor(const io::TensorMap& tensors) {
   return tensors.count("predictor.teacher") > 0;
@@ -66,7 +57,7 @@ Model model_of(const ConvertSettings& s, const io::TensorMap& tensors, const Con
   Model model = make_model(settings, default_classes(settings.classes));
 
   io::TensorMap all = tensors;
-  if (part(tensors, kBackbone).empty()) {
+  if (tensors_under(kBackbone, tensors).empty()) {
     const std::string weights = weights_for(backbone::find(s.backbone), "");
     io::load(*model.segmenter->backbone, weights);
     console.err << s.in << ": without a backbone; its weights are those of " << weights << std::endl;
@@ -110,7 +101,7 @@ void convert(const ConvertSettings& s, const Console& console) {
   }
   TORCH_CHECK(s.names != kAuthors || has_predictor(tensors), s.in,
               ": expected a whole model for --names authors, found a backbone's weights");
-  if (s.names != kAuthors && has_predictor(tensors)) tensors = part(tensors, kBackbone);
+  if (s.names != kAuthors && has_predictor(tensors)) tensors = tensors_under(kBackbone, tensors);
   TORCH_CHECK(!tensors.empty(), s.in, ": has no backbone");
   if (s.names != kOurs) tensors = io::with_names(tensors, s.names);
   // Hugging Face's reader wants to know whose layout the tensors have.

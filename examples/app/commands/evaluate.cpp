@@ -121,7 +121,8 @@ nlohmann::json to_json(const Sample& sample, const PictureCounts& counts, const 
 void evaluate(const EvaluateSettings& s, const Console& console, const std::shared_ptr<Processes>& processes) {
   const torch::Device device = start(s.runtime, console.err);
   LoadedModel loaded = load_model(s.model, device, s.segmenter, s.files.module);
-  set_precision(s.runtime, *loaded.model.segmenter, device, loaded.model.settings.resolution, console.err, *processes);
+  const std::string precision = set_precision(s.runtime, *loaded.model.segmenter, device,
+                                              loaded.model.settings.resolution, console.err, *processes);
   const std::string split = s.split.empty() ? scored_split(s.data) : s.split;
   Dataset dataset = open_dataset(s.data, split);
   console.err << skipped_line(dataset);
@@ -158,16 +159,10 @@ void evaluate(const EvaluateSettings& s, const Console& console, const std::shar
   json["data"] = s.data;
   json["data_set"] = dataset_name(s.data);
   json["split"] = split;
-  json["images"] = picture_count(dataset, options);
-  json["resolution"] = options.resolution;
-  json["crop"] = "center square";
+  json.update(conditions_of(dataset, options, s.protocol));
   json["flip"] = s.segmenter.flip();
-  json["crf"] = to_json(options.crf);
-  json["matching"] = s.protocol.matching;
-  json["absent_classes"] = s.protocol.absent_classes;
+  json["precision"] = precision;
   json["clusters"] = loaded.model.settings.classes;
-  json["classes"] = dataset.classes->size();
-  json["ignored_labels"] = dataset.classes->ignore;
   json["smooseg"] = SMOOSEG_VERSION;
   json["class_names"] = dataset.classes->names;
   json["class_colors"] = dataset.classes->colors;

@@ -87,11 +87,12 @@ std::shared_ptr<backbone::Backbone> rounded(const std::shared_ptr<backbone::Back
   return dtype == torch::kFloat32 ? backbone : std::make_shared<RoundedBackbone>(backbone, dtype);
 }
 
-void set_precision(const RuntimeSettings& settings, SegmenterImpl& segmenter, torch::Device device, int64_t side,
-                   std::ostream& err, Processes& processes) {
+std::string set_precision(const RuntimeSettings& settings, SegmenterImpl& segmenter, torch::Device device, int64_t side,
+                          std::ostream& err, Processes& processes) {
   const auto chosen = in_precision(settings, segmenter.backbone, device, side, err, processes);
-  if (chosen == segmenter.backbone) return;
+  if (chosen == segmenter.backbone) return "float32";
   segmenter.backbone = segmenter.replace_module("backbone", chosen);
+  return "bfloat16";
 }
 
 }  // namespace smooseg::app

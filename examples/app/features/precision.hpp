@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <ostream>
+#include <string>
 
 #include "settings/runtime.hpp"
 #include "smooseg/backbone/backbone.hpp"
@@ -31,8 +32,8 @@ std::shared_ptr<backbone::Backbone> in_precision(const RuntimeSettings& settings
 std::shared_ptr<backbone::Backbone> rounded(const std::shared_ptr<backbone::Backbone>& backbone,
                                             torch::ScalarType dtype);
 
-/// Gives a segmenter such a backbone instead of its own.
-void set_precision(const RuntimeSettings& settings, SegmenterImpl& segmenter, torch::Device device, int64_t side,
-                   std::ostream& err, Processes& processes = *Processes::alone());
+/// Gives a segmenter such a backbone instead of its own. @return its precision, "float32" or "bfloat16".
+std::string set_precision(const RuntimeSettings& settings, SegmenterImpl& segmenter, torch::Device device, int64_t side,
+                          std::ostream& err, Processes& processes = *Processes::alone());
 
 }  // namespace smooseg::app

@@ -21,14 +21,6 @@ io::TensorMap with_prefix(const io::TensorMap& tensors, const std::string& prefi
   return result;
 }
 
-io::TensorMap without_prefix(const io::TensorMap& tensors, const std::string& prefix) {
-  io::TensorMap result;
-  for (const auto& [name, tensor] : tensors) {
-    if (name.rfind(prefix, 0) == 0) result[name.substr(prefix.size())] = tensor;
-  }
-  return result;
-}
-
 /// The model, with the parameters frozen that its ablation does not teach.
 Model& prepared(Model& model) {
   prepare_ablation(*model.segmenter, model.settings.without);
@@ -53,7 +45,7 @@ Learner::Learner(Model& model, std::shared_ptr<Processes> processes)
   if (processes_->several()) model.segmenter->projector->options.exchange(processes_);
   if (is_global(s, *processes_)) energy_->options.smoothness().exchange(processes_);
   if (s.within_threshold || !processes_->is_first()) return;
-  controller_.emplace(ThresholdControllerOptions(s.classes),
+  controller_.emplace(ThresholdControllerOptions(s.classes).start(start_of_thresholds(s)),
                       at::make_generator<at::CPUGeneratorImpl>(mix_seed(s.seed, SeedPurpose::kThresholds)));
 }
 
@@ -155,8 +147,8 @@ io::TensorMap Learner::state() {
 
 void Learner::load_state(const io::TensorMap& tensors, const std::string& source) {
   optimizer_.load_state(tensors, source);
-  if (controller_) controller_->load_state(without_prefix(tensors, kThresholdsPrefix));
-  restarts_.load_state(without_prefix(tensors, kRestartsPrefix));
+  if (controller_) controller_->load_state(tensors_under(kThresholdsPrefix, tensors));
+  restarts_.load_state(tensors_under(kRestartsPrefix, tensors));
 }
 
 }  // namespace smooseg::app

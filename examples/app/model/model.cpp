@@ -134,6 +134,14 @@ void save_model(const std::filesystem::path& path, const Model& model, const io:
   io::write_safetensors(path.string(), tensors, metadata);
 }
 
+io::TensorMap tensors_under(const std::string& prefix, const io::TensorMap& tensors) {
+  io::TensorMap result;
+  for (const auto& [name, tensor] : tensors) {
+    if (name.rfind(prefix, 0) == 0) result[name.substr(prefix.size())] = tensor;
+  }
+  return result;
+}
+
 bool is_model(const std::filesystem::path& path) {
   try {
     return io::read_safetensors_metadata(path.string())["format"].rfind(kFormatName, 0) == 0;

@@ -54,6 +54,9 @@ void save_model(const std::filesystem::path& path, const Model& model, const io:
 /// what is no model file.
 bool holds_backbone(const std::filesystem::path& path);
 
+/// The tensors whose names begin with a prefix, without it.
+io::TensorMap tensors_under(const std::string& prefix, const io::TensorMap& tensors);
+
 struct LoadedModel {
   Model model;
   io::TensorMap extra;

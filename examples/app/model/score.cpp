@@ -135,6 +135,17 @@ Tensor labels_of(SegmenterImpl& segmenter, const LabelledBatch& batch, const Sco
   return crf_labels(options.crf, options.threads, batch.pixels, energies).to(batch.labels.device());
 }
 
+nlohmann::json conditions_of(const Dataset& dataset, const ScoreOptions& options, const ProtocolSettings& protocol) {
+  return {{"images", picture_count(dataset, options)},
+          {"resolution", options.resolution},
+          {"crop", "center square"},
+          {"crf", to_json(options.crf)},
+          {"matching", protocol.matching},
+          {"absent_classes", protocol.absent_classes},
+          {"classes", dataset.classes->size()},
+          {"ignored_labels", dataset.classes->ignore}};
+}
+
 bool in_windows(const ScoreOptions& options) {
   return !options.features && options.resolution > options.window_pixels / options.resolution;
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "data/transforms.hpp"
 #include "data/windows.hpp"
 #include "settings/crf.hpp"
+#include "settings/protocol.hpp"
 #include "smooseg/metrics/confusion.hpp"
 #include "smooseg/segmenter.hpp"
 #include "support/processes.hpp"
@@ -36,6 +38,9 @@ struct ScoreOptions {
 
 /// How many pictures are scored.
 int64_t picture_count(const Dataset& dataset, const ScoreOptions& options);
+
+/// What a score depends on beside model and pictures, for files of scores.
+nlohmann::json conditions_of(const Dataset& dataset, const ScoreOptions& options, const ProtocolSettings& protocol);
 
 /// Whether pictures of this resolution are scored window by window, since they are too large to be held as a whole.
 bool in_windows(const ScoreOptions& options);

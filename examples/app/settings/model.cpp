@@ -41,10 +41,18 @@ std::optional<Thresholds> thresholds_from(const std::string& text) {
   return values;
 }
 
+/// What follows "auto:"; nothing for any other text.
+std::optional<std::string> start_text(const std::string& thresholds) {
+  const std::string prefix = std::string(kAutomaticThresholds) + ":";
+  if (thresholds.compare(0, prefix.size(), prefix) != 0) return std::nullopt;
+  return thresholds.substr(prefix.size());
+}
+
 CLI::Validator thresholds_validator() {
   const auto check = [](const std::string& text) -> std::string {
-    if (text == kAutomaticThresholds || text == kPresetThresholds || thresholds_from(text)) return {};
-    return "expected auto, preset, or two numbers as WITHIN,ACROSS, got '" + text + "'";
+    if (text == kAutomaticThresholds || text == kPresetThresholds) return {};
+    if (thresholds_from(start_text(text).value_or(text))) return {};
+    return "expected auto, auto:WITHIN,ACROSS, preset, or two numbers as WITHIN,ACROSS, got '" + text + "'";
   };
   return CLI::Validator(check, "auto|preset|WITHIN,ACROSS");
 }
@@ -118,8 +126,9 @@ void list_settings(ModelSettings& s, Add add) {
       "directions in which features tell a patch's place, left out of closeness; found from a blank picture; 0: none")
       ->check(from_to(0, 1 << 16));
   add(kEnergy, "--thresholds", s.thresholds,
-      "auto: chosen while training, by the features and K; preset: those known to suit the backbone; or two numbers as "
-      "WITHIN,ACROSS: closeness above which patches of one image, and of two, are pulled together")
+      "auto: chosen while training, by the features and K; auto:WITHIN,ACROSS: likewise, from these on; preset: those "
+      "known to suit the backbone; or two numbers as WITHIN,ACROSS: closeness above which patches of one image, and of "
+      "two, are pulled together")
       ->check(thresholds_validator());
   add(kEnergy, "--within-threshold", s.within_threshold,
       "of one image; default: as --thresholds says, or the preset where the other is given");
@@ -228,13 +237,19 @@ void choose_thresholds(ModelSettings& settings) {
     settings.within_threshold = told->within;
     settings.across_threshold = told->across;
   }
-  if (settings.thresholds == kAutomaticThresholds && !one_is_given) return;
+  const bool automatic = settings.thresholds == kAutomaticThresholds || start_of_thresholds(settings);
+  if (automatic && !one_is_given) return;
   const auto* const entry = registry_entry(settings.backbone);
   const SmoothnessOptions published;
   settings.within_threshold =
       settings.within_threshold.value_or(entry == nullptr ? published.within_threshold() : entry->within_threshold);
   settings.across_threshold =
       settings.across_threshold.value_or(entry == nullptr ? published.across_threshold() : entry->across_threshold);
+}
+
+std::optional<Thresholds> start_of_thresholds(const ModelSettings& settings) {
+  const auto start = start_text(settings.thresholds);
+  return start ? thresholds_from(*start) : std::nullopt;
 }
 
 std::optional<std::array<double, 3>> channels_from(const std::string& text) {

@@ -98,6 +98,9 @@ ModelSettings settings_from(const SettingValues& values, const std::string& sour
 /// @throws std::runtime_error naming the options where both tell a threshold.
 void choose_thresholds(ModelSettings& settings);
 
+/// Those that a `ThresholdController` begins with; nothing: those that the first batch gives.
+std::optional<Thresholds> start_of_thresholds(const ModelSettings& settings);
+
 /// "R,G,B" as three numbers; nothing for any other text.
 std::optional<std::array<double, 3>> channels_from(const std::string& text);
 

@@ -20,6 +20,7 @@
 #include "smooseg/detail/kernels/rows.hpp"
 #include "smooseg/detail/kernels/simd.hpp"
 #include "smooseg/detail/torch_compat.hpp"
+#include "smooseg/detail/torch_threads.hpp"
 
 namespace smooseg::detail {
 
@@ -142,10 +143,9 @@ void for_heads(const Tensor& qkv, int64_t heads, Tensor& out, int64_t scratch_si
   const int64_t parts = (tokens + kMostQueries - 1) / kMostQueries, count = (tokens + parts - 1) / parts;
   const In* const from = qkv.data_ptr<In>();
   In* const to = out.data_ptr<In>();
-  const int64_t tasks = batch * heads * parts, groups = std::min<int64_t>(tasks, 4 * at::get_num_threads());
-  parallel_for(groups, [&](int64_t group) {
+  on_torch_threads(batch * heads * parts, [&](int64_t begin, int64_t end) {
     AlignedBuffer<T> buffer(static_cast<std::size_t>(scratch_size));
-    for (int64_t task = group; task < tasks; task += groups) {
+    for (int64_t task = begin; task < end; ++task) {
       const int64_t first = task % parts * count, head = task / parts % heads, b = task / parts / heads;
       const Rows<const In> q{from + b * tokens * 3 * channels + head * d, 3 * channels};
       f(std::min(count, tokens - first), first, q.at(first, 0), q.at(0, channels), q.at(0, 2 * channels),
