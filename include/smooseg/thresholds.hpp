@@ -47,6 +47,7 @@ struct ThresholdControllerOptions {
 /// What a controller last measured, for the log; mean closeness and shares of pairs, each before centring.
 struct ThresholdMeasurement {
   double joined_across = 0;   ///< closeness of patches of two images that are of one cluster
+  double joined_within = 0;   ///< closeness of patches of one image that are of one cluster
   double cut_within = 0;      ///< closeness of patches of one image that are of different clusters
   double cluster_share = 0;   ///< pairs across images that the clusters join
   double assigned_share = 0;  ///< pairs across images that the assignments join
@@ -64,11 +65,13 @@ struct ThresholdMeasurement {
 /// asks what Eq. 4 would have to make of these:
 ///
 ///     across = mean closeness of patches of two images that are of one cluster
-///     within = mean closeness of patches of one image that are of different clusters
+///     within = the middle between the mean closeness of patches of one image that are of one cluster and that of patches
+///              of different clusters
 ///
-/// Across images only what is as alike as the members of a class are is pulled together; within an image all is but what
-/// is as unlike as different classes are. K decides both, since more classes are tighter ones. While the assignments use
-/// fewer than `least_classes` of the K classes, `across` rises on towards 1, which pushes classes apart.
+/// Across images only what is as alike as the members of a class are is pulled together; within an image, where much
+/// speaks for patches being of one class, all that is nearer to that than to what is of different classes. K decides
+/// both, since more classes are tighter ones. While the assignments use fewer than `least_classes` of the K classes,
+/// `across` rises on towards 1, which pushes classes apart.
 ///
 /// A measurement costs about a step of k-means, O(N C K). On a GPU it counts from the next one on, so that after the
 /// first no step waits for the device.
@@ -153,7 +156,7 @@ class ThresholdController {
 
  private:
   static constexpr auto kName = "smooseg::ThresholdController";
-  static constexpr int64_t kMeasured = 5;  // numbers of a measurement
+  static constexpr int64_t kMeasured = 6;  // numbers of a measurement
   static constexpr double kDecay = 0.9;    // of what earlier batches weigh in the centres
 
   /// The numbers of a `ThresholdMeasurement`, (5) float64 on the features' device; NaN where there is no such pair.
@@ -180,8 +183,9 @@ class ThresholdController {
     const Tensor classes = members(assignments.detach().flatten(2), dtype).sum(1);  // (B,K)
     const Tensor shares = classes.sum(0) / static_cast<double>(x.size(0) * x.size(2));
     const Tensor in_use = shares.ge(0.05 / static_cast<double>(options.num_classes())).sum().to(torch::kFloat64);
-    return at::stack({with_partners(sums) / joined_across,
-                      (pairs(whole, whole) - pairs(sums, sums)) / (all - joined_within), joined_across / all,
+    const Tensor alike_within = pairs(sums, sums);
+    return at::stack({with_partners(sums) / joined_across, alike_within / joined_within,
+                      (pairs(whole, whole) - alike_within) / (all - joined_within), joined_across / all,
                       with_partners(classes) / all, in_use});
   }
 
@@ -192,7 +196,7 @@ class ThresholdController {
 
   ThresholdMeasurement read() const {
     const auto* const values = measured_.get().data_ptr<double>();
-    return {values[0], values[1], values[2], values[3], values[4]};
+    return {values[0], values[1], values[2], values[3], values[4], values[5]};
   }
 
   /// Moves the thresholds to what the last measurement wants.
@@ -210,7 +214,8 @@ class ThresholdController {
   Thresholds wanted() const {
     const auto or_present = [](double value, double present) { return std::isfinite(value) ? value : present; };
     const double joined = or_present(measurement_.joined_across, thresholds_.across);
-    return {or_present(measurement_.cut_within, thresholds_.within), joined + pressure_ * std::max(0.0, 1 - joined)};
+    const double within = (measurement_.joined_within + measurement_.cut_within) / 2;
+    return {or_present(within, thresholds_.within), joined + pressure_ * std::max(0.0, 1 - joined)};
   }
 
   std::optional<at::Generator> generator_;

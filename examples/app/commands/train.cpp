@@ -364,6 +364,7 @@ class Training {
       line.update({{"cluster_share", m.cluster_share},
                    {"assigned_share", m.assigned_share},
                    {"joined_across", m.joined_across},
+                   {"joined_within", m.joined_within},
                    {"cut_within", m.cut_within}});
     }
     const PrototypeRestarts& restarts = learner_->restarts();

@@ -27,9 +27,9 @@ void on_torch_threads(std::int64_t count, const F& f) {
       at::TensorIteratorConfig().set_check_mem_overlap(false).add_output(numbers).add_input(numbers).build();
   const char* const first = static_cast<const char*>(numbers.data_ptr());
   iterator.for_each(
-      [&](char** data, const std::int64_t* /*strides*/, std::int64_t size) {
+      [&](char** data, const std::int64_t* /*strides*/, std::int64_t columns, std::int64_t rows) {
         const std::int64_t begin = data[0] - first;
-        f(begin, begin + size);
+        f(begin, begin + rows * columns);
       },
       /*grain_size=*/1);
 }
