@@ -107,8 +107,10 @@ TEST_CASE("a model in the folder is not lost unasked", "[resume][bad input]") {
   check_fails(train_arguments(dir.path), "--out: there is a model already, " + last.string());
   check_fails(train_arguments(dir.path) + Words{"--overwrite", "--resume"}, "--resume excludes --overwrite", 2);
 
+  write_content(dir.path / "evaluation" / "scores.json", "{}");  // of the model that is lost
   check_runs(train_arguments(dir.path) + Words{"--overwrite", "--seed", "1"});
   CHECK(settings_of(best).at("seed") == "1");
+  CHECK(!fs::exists(dir.path / "evaluation" / "scores.json"));
   fs::remove(last);  // a model alone, without the checkpoint that it could go on from
   check_fails(train_arguments(dir.path) + Words{"--resume"}, "--out: there is a model already, " + best.string());
 }

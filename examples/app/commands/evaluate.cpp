@@ -14,6 +14,7 @@
 #include "model/model.hpp"
 #include "model/score.hpp"
 #include "report/pictures.hpp"
+#include "report/run_folder.hpp"
 #include "report/scores.hpp"
 #include "settings/backbone_files.hpp"
 #include "settings/protocol.hpp"
@@ -127,7 +128,7 @@ void evaluate(const EvaluateSettings& s, const Console& console, const std::shar
   Dataset dataset = open_dataset(s.data, split);
   console.err << skipped_line(dataset);
   TORCH_CHECK(dataset.labelled(), s.data, ": has no labels for the split '", split, "'");
-  const fs::path out = s.out.empty() ? fs::path(s.model).parent_path() / "evaluation" : fs::path(s.out);
+  const fs::path out = s.out.empty() ? fs::path(s.model).parent_path() / kScoresFolder : fs::path(s.out);
   make_folder(out, "--out");
 
   ScoreOptions options = s.score;

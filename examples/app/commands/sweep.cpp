@@ -200,7 +200,7 @@ std::vector<std::string> common_arguments(const SweepSettings& s, const std::str
 
 Run training_of(const SweepSettings& s, const Point& point) {
   Run run{"train " + point.name, point.folder, common_arguments(s, "train"),
-          point.folder / "evaluation" / "scores.json"};
+          point.folder / kScoresFolder / "scores.json"};
   run.arguments.push_back("--cache=" + (fs::path(s.out) / "features").string());
   run.arguments.insert(run.arguments.end(), s.options.begin(), s.options.end());
   for (const auto& [name, value] : point.settings) run.arguments.push_back("--" + name + "=" + value);
@@ -210,7 +210,7 @@ Run training_of(const SweepSettings& s, const Point& point) {
 }
 
 Run evaluation_of(const SweepSettings& s, const Point& point) {
-  const fs::path folder = point.folder / "evaluation";
+  const fs::path folder = point.folder / kScoresFolder;
   Run run{"evaluate " + point.name, folder, common_arguments(s, "evaluate"), folder / "scores.json"};
   run.arguments.push_back("--model=" + (point.folder / "best.safetensors").string());
   run.arguments.push_back("--out=" + folder.string());

@@ -22,6 +22,7 @@
 #include "model/score.hpp"
 #include "model/trial.hpp"
 #include "report/live.hpp"
+#include "report/run_folder.hpp"
 #include "report/tuning.hpp"
 #include "settings/backbone_files.hpp"
 #include "smooseg/io/atomic_file.hpp"
@@ -298,7 +299,7 @@ class Training {
                                   std::to_string(model_.step) + "; --resume goes on from " + last_.string());
       }
     }
-    if (!validation_ && processes_->is_first()) save_model(best_, model_);
+    if (!validation_ && processes_->is_first()) save_best();
     if (page_) page_->finish();
   }
 
@@ -307,6 +308,7 @@ class Training {
     if (!resumes_) {  // what may be there is of a run that is overwritten
       fs::remove(last_);
       fs::remove(best_);
+      remove_scores();
     }
     line_step_ = model_.step;
     if (s_.tensorboard) open_events();
@@ -406,6 +408,16 @@ class Training {
     last_saved_ = model_.step;
   }
 
+  /// The scores beside the model, which are not those of one that comes in its place.
+  void remove_scores() const {
+    for (const char* name : {"scores.json", "pictures.json"}) fs::remove(fs::path(s_.out) / kScoresFolder / name);
+  }
+
+  void save_best() const {
+    remove_scores();
+    save_model(best_, model_);
+  }
+
   void validate(const std::shared_ptr<backbone::Backbone>& backbone) {
     Segmenter segmenter(backbone, model_.segmenter->projector, model_.segmenter->predictor);
     segmenter->eval();
@@ -418,7 +430,7 @@ class Training {
     metrics::Scores scores;
     naming_all_bad(*validation_, validation_check(), workers_,
                    [&] { scores = score(*segmenter, *validation_, device_, options).scores(); });
-    if (log_ && scores.miou > log_->best_miou()) save_model(best_, model_);
+    if (log_ && scores.miou > log_->best_miou()) save_best();
     note({{"step", model_.step}, {"accuracy", scores.accuracy}, {"miou", scores.miou}});
   }
 

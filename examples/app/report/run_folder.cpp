@@ -126,7 +126,7 @@ RunFolder read_run_folder(const fs::path& folder) {
   run.sweep = read_json(folder / "sweep.json");
   run.milliseconds = read_parts(folder / "trace.json");
 
-  const fs::path evaluation = fs::exists(folder / "scores.json") ? folder : folder / "evaluation";
+  const fs::path evaluation = fs::exists(folder / "scores.json") ? folder : folder / kScoresFolder;
   const fs::path file = evaluation / "scores.json";
   const Json scores = read_json(file);
   if (!scores.is_null()) {

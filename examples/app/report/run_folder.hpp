@@ -15,6 +15,9 @@
 
 namespace smooseg::app {
 
+/// Beside a model, the folder of its scores.
+inline constexpr auto kScoresFolder = "evaluation";
+
 /// scores.json of `evaluate`, as far as a report shows it.
 struct EvaluationScores {
   std::string data, split;
