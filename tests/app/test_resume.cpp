@@ -111,6 +111,9 @@ TEST_CASE("a model in the folder is not lost unasked", "[resume][bad input]") {
   check_runs(train_arguments(dir.path) + Words{"--overwrite", "--seed", "1"});
   CHECK(settings_of(best).at("seed") == "1");
   CHECK(!fs::exists(dir.path / "evaluation" / "scores.json"));
+  write_content(dir.path / "evaluation" / "scores.json", "{}");  // of the model that stays as it is
+  check_runs(train_arguments(dir.path) + Words{"--resume", "--seed", "1"});
+  CHECK(fs::exists(dir.path / "evaluation" / "scores.json"));
   fs::remove(last);  // a model alone, without the checkpoint that it could go on from
   check_fails(train_arguments(dir.path) + Words{"--resume"}, "--out: there is a model already, " + best.string());
 }

@@ -310,7 +310,7 @@ class Training {
       fs::remove(best_);
       remove_scores();
     }
-    line_step_ = model_.step;
+    begun_ = line_step_ = model_.step;
     if (s_.tensorboard) open_events();
     if (s_.report) page_.emplace(s_.out);
   }
@@ -414,7 +414,7 @@ class Training {
   }
 
   void save_best() const {
-    remove_scores();
+    if (model_.step > begun_) remove_scores();
     save_model(best_, model_);
   }
 
@@ -449,6 +449,7 @@ class Training {
   std::shared_ptr<Processes> processes_;
   torch::Device device_;
   int workers_;
+  int64_t begun_ = 0;     // the step that the run begins with
   fs::path last_, best_;  // the checkpoint and the model
   bool resumes_ = false;
   std::optional<FileLock> lock_;  // of the output folder
