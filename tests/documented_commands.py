@@ -3,8 +3,8 @@
     documented_commands.py SOURCE SMOOSEG [PAGE]
 
 Each page gets a folder with a few pictures, and models of three steps, under the names that the pages use. smooseg is told
-to be brief after what the page says (`BRIEF`). What is not smooseg's, such as cmake, pip or a script of the repository, is
-not run, but a script must be there. A command must succeed, unless it is about something that is not at hand
+to be brief after what the page says (`BRIEF`). So is examples/quickstart.sh, but that it finds all built. What else is not
+smooseg's, such as cmake, pip or a script that builds and tests, is not run, but a script must be there. A command must succeed, unless it is about something that is not at hand
 (`ELSEWHERE`): it must then say so instead of calling its options wrong.
 """
 
@@ -56,11 +56,13 @@ def sandbox(folder, source, program, pictures):
     executable(folder / "bin" / "smooseg", WRAPPER % {"cases": cases, "program": program, "log": log})
     (folder / "build" / "debian").mkdir(parents=True)
     (folder / "build" / "debian" / "bin").symlink_to(folder / "bin")
-    for tool in ["bash", "grep"]:
+    for tool in ["awk", "bash", "dirname", "find", "grep", "head", "realpath", "sed", "sort"]:
         (folder / "bin" / tool).symlink_to(shutil.which(tool))
     programs = [*source.glob("benchmarks/bench_*.cpp"), *source.glob("examples/*.cpp")]
     for path in [*documentation.scripts(source), *(f"bin/{program.stem}" for program in programs)]:
         executable(folder / path, "#!/usr/bin/env bash\n")
+    executable(folder / "cmake" / "setup.sh", "SMOOSEG_BUILD_DIR=build/debian\n")
+    shutil.copy(source / "examples" / "quickstart.sh", folder / "examples" / "quickstart.sh")
     (folder / "examples" / "configs").symlink_to(source / "examples" / "configs")
     for name in ["DIR", "CAMVID", "DUBAI", "PICTURES"]:
         shutil.copytree(pictures, folder / name)
