@@ -34,11 +34,14 @@ ELSEWHERE = ["weights get", "dino", "cityscapes", "cocostuff", "potsdam", "autho
              "--weights FILE", "--model model.safetensors", "--precision bfloat16"]
 
 WRAPPER = """#!/usr/bin/env bash
-words="$*" extra=()
+words="$*" extra=() given=("$@")
+for i in "${!given[@]}"; do  # of a sweep's values two are enough
+  if [[ $1 == sweep && ${given[i]} =~ ^([a-z-]+=[^,]+,[^,]+),.+ ]]; then given[i]=${BASH_REMATCH[1]}; fi
+done
 case $words in
 %(cases)s
 esac
-said=$(%(program)s "$@" "${extra[@]}" 2>&1)
+said=$(%(program)s "${given[@]}" "${extra[@]}" 2>&1)
 printf '%%s\\t%%s\\t%%s\\n' "$?" "$words" "$(grep '^smooseg: ' <<<"$said")" >>%(log)s
 """
 
