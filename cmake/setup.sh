@@ -43,7 +43,7 @@ smooseg_install_tools() {
   if ! command -v dpkg-query >/dev/null; then
     smooseg_say "no Debian system: install a C++17 compiler, CMake, Ninja, Eigen, Catch2, Google Benchmark, CLI11," \
       "nlohmann-json, libpng, libjpeg-turbo, xxHash, toml++ and OpenSSL with your own package manager if they are" \
-      "missing, and libtiff, libwebp and libmatio for pictures in these formats"
+      "missing, libtiff, libwebp and libmatio for pictures in these formats, and Gloo for several processes"
     return 0
   fi
   mapfile -t packages < <(
@@ -56,7 +56,8 @@ smooseg_install_tools() {
       smooseg_not_installed libclang-rt-dev # Clang's sanitizers
     fi
     smooseg_not_installed libeigen3-dev catch2 libbenchmark-dev libcli11-dev nlohmann-json3-dev libpng-dev libjpeg-dev \
-      libxxhash-dev libtomlplusplus-dev libssl-dev libtiff-dev libwebp-dev libmatio-dev)
+      libxxhash-dev libtomlplusplus-dev libssl-dev libtiff-dev libwebp-dev libmatio-dev \
+      libgloo-dev)
   smooseg_install "${packages[@]}"
 }
 

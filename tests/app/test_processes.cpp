@@ -14,6 +14,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "app/program.hpp"
@@ -111,8 +112,8 @@ class Group {
 };
 
 /// Runs the program in two processes, both of which end well. @return what the first printed to its standard error.
-std::string check_two_run(const fs::path& folder, const Words& words) {
-  Group group(folder, 2, {words});
+std::string check_two_run(const fs::path& folder, const Words& words, const Variables& more = {}) {
+  Group group(folder, 2, {words}, more);
   for (const std::size_t rank : {0u, 1u}) {
     const int status = group.status(rank);
     INFO(group.errors(rank));
@@ -134,19 +135,22 @@ nlohmann::json json_of(const fs::path& path) {
 }  // namespace
 
 TEST_CASE("two processes learn as one does, which goes on where they stopped", "[processes][train][resume]") {
-  const std::string across = GENERATE("global", "own");
+  const auto [across, exchange] =
+      GENERATE(std::pair("global", "group"), std::pair("global", "store"), std::pair("own", "group"));
   const TempDir dir;
   const fs::path out = dir.path / "two";
-  const Words settings{"--across", across, "--thresholds", across == "global" ? "0.1,0.3" : "auto"};
-  const std::string said = check_two_run(dir.path, two_train(out) + settings + Words{"--iterations", "3"});
+  const bool is_global = across == std::string("global");
+  const Words settings{"--across", across, "--thresholds", is_global ? "0.1,0.3" : "auto"};
+  const Variables way{{"SMOOSEG_EXCHANGE", exchange}};
+  const std::string said = check_two_run(dir.path, two_train(out) + settings + Words{"--iterations", "3"}, way);
   CHECK(said.find("step 3/3") != std::string::npos);
   fs::copy(out, dir.path / "one");
   const Words go_on{"--resume", "--iterations", "9"};
-  check_two_run(dir.path, two_train(out) + settings + go_on);
+  check_two_run(dir.path, two_train(out) + settings + go_on, way);
   const Words alone = two_train(dir.path / "one") + settings + go_on;
   check_fails(alone + Words{"--batch", "3"}, "cannot resume with other settings: --batch was 2, got 3");
-  check_runs(alone + Words{"--batch", across == "global" ? "4" : "2"});
-  if (across == "own") return;
+  check_runs(alone + Words{"--batch", is_global ? "4" : "2"});
+  if (!is_global) return;
 
   // With partners from all images the two are one batch of four.
   const auto two = smooseg::io::read_safetensors((out / "last.safetensors").string());
@@ -231,6 +235,11 @@ TEST_CASE("what ends one process ends the others", "[processes][train][resume]")
     CHECK(group.status(1) == 1);
     INFO(group.errors(1));
     CHECK(group.errors(1).find("lost the connection to process 0 at 127.0.0.1:") != std::string::npos);
+  }
+  {
+    Group group(dir.path, 2, {two_train(dir.path / "a")}, {{"SMOOSEG_EXCHANGE", "pigeons"}});
+    CHECK(group.status(0) == 1);
+    CHECK(group.errors(0).find("SMOOSEG_EXCHANGE: expected group or store, got 'pigeons'") != std::string::npos);
   }
   Group group(dir.path, 2, {two_train(dir.path / "a"), two_train(dir.path / "b") + Words{"--data", "/nowhere"}});
   CHECK(group.status(0) == 1);

@@ -32,6 +32,8 @@
 #include "smooseg/detail/torch_compat.hpp"
 #include "smooseg/version.hpp"
 #include "support/disk.hpp"
+#include "support/key_value_store.hpp"
+#include "support/process_group.hpp"
 
 namespace smooseg::app {
 namespace {
@@ -235,6 +237,9 @@ void examine_machine(const RuntimeSettings& settings, const Console& console) {
     }
   }
   line(out, "pictures") << formats << "\n";
+  std::string ways = has_stores() ? "c10d's store" : "not by this LibTorch, which lacks c10d";
+  for (const std::string& name : process_group_names()) ways += ", " + name;
+  line(out, "several processes") << ways << "\n";
   line(out, "cores") << cores << "\n";
   line(out, "threads") << at::get_num_threads() << " (LibTorch by itself: " << initial_threads << ")\n";
   out << std::fixed << std::setprecision(0);

@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -17,6 +18,7 @@
 #include "smooseg/detail/check.hpp"
 #include "support/error_text.hpp"
 #include "support/key_value_store.hpp"
+#include "support/process_group.hpp"
 #include "support/stop_signal.hpp"
 
 namespace smooseg::app {
@@ -103,6 +105,13 @@ std::string brief_text(const std::exception& e) {
 
 /// The store, and a thread that writes signs of life into it.
 class Processes::Connection {
+ private:
+  /// A process's last sign, and when it was seen.
+  struct Life {
+    int64_t beats;
+    Clock::time_point seen;
+  };
+
  public:
   explicit Connection(const ProcessPlace& place)
       : place_(place),
@@ -129,6 +138,30 @@ class Processes::Connection {
   Connection& operator=(const Connection&) = delete;
   ~Connection() { stop(); }
 
+  /// Watches over processes while something is awaited from them.
+  class Vigil {
+   public:
+    Vigil(Connection& connection, const std::vector<int64_t>& ranks) : connection_(connection) {
+      for (const int64_t rank : ranks) lives_[rank] = {-1, Clock::now()};
+    }
+
+    /// Looks once a beat. @throws ProcessLost where a process has failed, or one of these shows no life.
+    void look() {
+      if (Clock::now() < next_) return;
+      connection_.look_for_failure();
+      for (auto& [rank, life] : lives_) connection_.look_after(rank, life);
+      next_ = Clock::now() + kBeatInterval;
+    }
+
+   private:
+    Connection& connection_;
+    std::map<int64_t, Life> lives_;
+    Clock::time_point next_ = Clock::now() + kBeatInterval;
+  };
+
+  /// How long a process may give no sign of life.
+  Seconds silence() const { return silence_; }
+
   /// Begins a call that all processes make.
   void begin() { call_ = "call" + std::to_string(++calls_) + "/"; }
 
@@ -142,14 +175,10 @@ class Processes::Connection {
   Bytes hear(int64_t from) {
     constexpr std::chrono::microseconds kShort{50}, kLong{1000};
     auto pause = kShort;
-    Life life{-1, Clock::now()};
-    auto next_look = Clock::now() + kBeatInterval;
+    Vigil vigil(*this, {from});
     const std::string key = key_of(from);
     while (!talk([&] { return store_->has(key); })) {
-      if (Clock::now() > next_look) {
-        look_after(from, life);
-        next_look = Clock::now() + kBeatInterval;
-      }
+      vigil.look();
       std::this_thread::sleep_for(pause);
       pause = std::min(2 * pause, kLong);
     }
@@ -162,6 +191,13 @@ class Processes::Connection {
     told_.pop_back();
     for (const std::string& key : told_) talk([&] { store_->remove(key); });
     told_ = {last};
+  }
+
+  /// @throws ProcessLost where a process has said that it fails.
+  void look_for_failure() {
+    if (!talk([&] { return store_->has(kFailed); })) return;
+    const Bytes why = talk([&] { return store_->get(kFailed); });
+    throw ProcessLost(std::string(why.begin(), why.end()));
   }
 
   void fail(const std::string& why) noexcept {
@@ -193,12 +229,6 @@ class Processes::Connection {
   }
 
  private:
-  /// A process's last sign, and when it was seen.
-  struct Life {
-    int64_t beats;
-    Clock::time_point seen;
-  };
-
   std::string key_of(int64_t rank) const { return call_ + std::to_string(rank); }
   std::string beats_of(int64_t rank) const { return "beats/" + std::to_string(rank); }
 
@@ -212,12 +242,7 @@ class Processes::Connection {
     }
   }
 
-  /// @throws ProcessLost where a process has failed, or this one shows no life.
   void look_after(int64_t rank, Life& life) {
-    if (talk([&] { return store_->has(kFailed); })) {
-      const Bytes why = talk([&] { return store_->get(kFailed); });
-      throw ProcessLost(std::string(why.begin(), why.end()));
-    }
     const int64_t beats = talk([&] { return store_->add(beats_of(rank), 0); });
     if (beats != life.beats) {
       life = {beats, Clock::now()};
@@ -256,12 +281,76 @@ class Processes::Connection {
   bool stopped_ = false;
 };
 
+/// The groups that sum tensors faster than the store does, each of which sees all tensors, while all would pass process 0.
+class Processes::Groups {
+ public:
+  Groups(const ProcessPlace& place, Connection& connection)
+      : meeting_{place.address, place.port, place.rank, place.size}, connection_(connection) {
+    const std::string way = first_set({"SMOOSEG_EXCHANGE"}).value;
+    if (!way.empty() && way != "group" && way != "store") {
+      throw std::runtime_error("SMOOSEG_EXCHANGE: expected group or store, got '" + way + "'");
+    }
+    only_store_ = way == "store";
+    if (!only_store_) host_ = joined(join_gloo);
+  }
+
+  /// The group for such a tensor; null: it goes through the store.
+  ProcessGroup* group_for(const Tensor& tensor) {
+    if (tensor.is_cuda() && !device_ && !only_store_) device_ = joined(join_nccl);
+    for (const auto& group : {host_.get(), device_.get()}) {
+      if (group != nullptr && group->takes(tensor)) return group;
+    }
+    return nullptr;
+  }
+
+  /// Calls f(watch), a call of a group.
+  template <class F>
+  Tensor call(const F& f) {
+    std::vector<int64_t> others;
+    for (int64_t r = 0; r < meeting_.size; ++r) {
+      if (r != meeting_.rank) others.push_back(r);
+    }
+    Connection::Vigil vigil(connection_, others);
+    try {
+      return f([&] { vigil.look(); });
+    } catch (const ProcessLost&) {
+      throw;
+    } catch (const std::exception& e) {
+      // A connection broke, which does not say whose. The store will.
+      for (const auto end = Clock::now() + connection_.silence() + kFarewellTime; Clock::now() < end;) {
+        vigil.look();
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      }
+      throw ProcessLost("lost the connection to another process (" + brief_text(e) + ")");
+    }
+  }
+
+ private:
+  template <class F>
+  std::unique_ptr<ProcessGroup> joined(const F& join) const {
+    try {
+      return join(meeting_, kJoinTime);
+    } catch (const std::exception& e) {
+      throw std::runtime_error(
+          "processes cannot reach each other (" + brief_text(e) +
+          "): name the network between the machines by GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME, or "
+          "set SMOOSEG_EXCHANGE=store, where MASTER_PORT alone is open");
+    }
+  }
+
+  const Meeting meeting_;
+  Connection& connection_;
+  bool only_store_ = false;
+  std::unique_ptr<ProcessGroup> host_, device_;
+};
+
 Processes::Processes() = default;
 
 Processes::Processes(const ProcessPlace& place) : rank_(place.rank), size_(place.size) {
   if (size_ == 1) return;
   connection_ = std::make_unique<Connection>(place);
   barrier();
+  groups_ = std::make_unique<Groups>(place, *connection_);
 }
 
 Processes::~Processes() = default;
@@ -326,6 +415,9 @@ Tensor tensor_of(const Bytes& bytes, const Tensor& tensor) {
 
 Tensor Processes::all_gather(const Tensor& tensor) {
   if (!several()) return tensor;
+  if (ProcessGroup* const group = groups_->group_for(tensor)) {
+    return groups_->call([&](const auto& watch) { return group->all_gather(tensor, watch); });
+  }
   std::vector<Tensor> all;
   for (const Bytes& theirs : gather(bytes_of(tensor))) all.push_back(tensor_of(theirs, tensor));
   return at::cat(all).to(tensor.device());
@@ -333,6 +425,9 @@ Tensor Processes::all_gather(const Tensor& tensor) {
 
 Tensor Processes::all_reduce(const Tensor& tensor) {
   if (!several()) return tensor;
+  if (ProcessGroup* const group = groups_->group_for(tensor)) {
+    return groups_->call([&](const auto& watch) { return group->all_reduce(tensor, watch); });
+  }
   connection_->begin();
   Tensor sum;
   if (is_first()) {  // which adds in the order of ranks, and tells the sum

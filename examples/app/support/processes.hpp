@@ -34,10 +34,11 @@ struct ProcessLost : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// The processes of one command, which all make the same calls in the same order. They talk through the key-value store
-/// of c10d, `TCPStore`, which process 0 serves. A call waits for the others however long they
-/// work; but a process that is gone, or not heard of for half a minute, is an error in all others within a minute, and so
-/// is one that fails, at once. One process alone needs no network, and all calls return what they got.
+/// The processes of one command, which all make the same calls in the same order. They talk through c10d: tensors go
+/// through Gloo or NCCL where the program was built with them, all else and what these do not take through the key-value
+/// store, `TCPStore`, which process 0 serves. A call waits for the others however long they work; but a process that is
+/// gone, or not heard of for half a minute, is an error in all others within a minute, and so is one that fails, at once.
+/// One process alone needs no network, and all calls return what they got.
 class Processes : public Exchange {
  public:
   using Bytes = std::vector<uint8_t>;
@@ -107,9 +108,11 @@ class Processes : public Exchange {
 
  private:
   class Connection;
+  class Groups;
 
   int64_t rank_ = 0, size_ = 1;
   std::unique_ptr<Connection> connection_;  // null: one process
+  std::unique_ptr<Groups> groups_;          // likewise
 };
 
 /// Calls `work` with this process's place among those that were started together. What ends one of them by an exception
