@@ -88,6 +88,18 @@ TEST_CASE("thresholds that are chosen begin where they are told", "[train]") {
   CHECK(line.at("joined_across").get<double>() > 0);
 }
 
+TEST_CASE("dead prototypes are restarted where thresholds are chosen, unless told otherwise", "[train]") {
+  const auto restarts = [](const Words& more) {
+    const TempDir dir;
+    const Words arguments = train_arguments(dir.path / "out") + Words{"--iterations", "100", "--classes", "12"} + more;
+    return check_runs(arguments).err.find("dead prototypes restarted: ") != std::string::npos;
+  };
+  CHECK(restarts({}));
+  CHECK_FALSE(restarts({"--restarts", "off"}));
+  CHECK_FALSE(restarts({"--thresholds", "0.1,0.3"}));
+  CHECK(restarts({"--thresholds", "0.1,0.3", "--restarts", "on"}));
+}
+
 TEST_CASE("a seed decides the weights", "[train]") {
   const TempDir dir;
   const auto weights = [&](const std::string& out, const Words& more) {

@@ -32,6 +32,10 @@ bool is_global(const ModelSettings& settings, const Processes& processes) {
   return settings.across == "global" && processes.several();
 }
 
+bool restarts_dead(const ModelSettings& settings) {
+  return settings.restarts == "on" || (settings.restarts == "auto" && !settings.within_threshold);
+}
+
 }  // namespace
 
 Learner::Learner(Model& model, std::shared_ptr<Processes> processes)
@@ -40,7 +44,7 @@ Learner::Learner(Model& model, std::shared_ptr<Processes> processes)
       draws_(at::make_generator<at::CPUGeneratorImpl>()),
       energy_(energy_options(model.settings)),
       optimizer_(*model.segmenter, model.settings),
-      restarts_(PrototypeRestartOptions().restart(model.settings.restarts == "on")) {
+      restarts_(PrototypeRestartOptions().restart(restarts_dead(model.settings))) {
   const ModelSettings& s = model.settings;
   if (processes_->several()) model.segmenter->projector->options.exchange(processes_);
   if (is_global(s, *processes_)) energy_->options.smoothness().exchange(processes_);

@@ -157,8 +157,9 @@ void list_settings(ModelSettings& s, Add add) {
       "before the optimiser's step as the published program, or after it as the paper's pseudo-code")
       ->check(CLI::IsMember(Words{"before", "after"}));
   add(kTraining, "--restarts", s.restarts,
-      "whether prototypes that no patch is nearest to are put elsewhere, or only reported")
-      ->check(CLI::IsMember(Words{"on", "off"}));
+      "whether prototypes that no patch is nearest to are put elsewhere, or only reported; auto: where thresholds are "
+      "automatic")
+      ->check(CLI::IsMember(Words{"auto", "on", "off"}));
   add(kTraining, "--seed", s.seed, "decides every random draw");
 }
 

@@ -75,7 +75,7 @@ struct ModelSettings {
   double projector_rate = 1e-4;
   double predictor_rate = 5e-4;
   std::string teacher_update = "before";
-  std::string restarts = "off";  ///< of dead prototypes
+  std::string restarts = "auto";  ///< of dead prototypes: on, off, or on where the thresholds are chosen
   uint64_t seed = 0;
   int64_t debias = 0;  ///< directions of positions that closeness leaves out; 0: none
 };
