@@ -27,7 +27,7 @@ namespace {
 /// A call waits as long as the others work; whether they still live its `Watch` knows better than a time limit.
 constexpr std::chrono::hours kWaitingTime{24 * 7};
 
-/// One of c10d's groups, which share their calls but, in LibTorch 1, no base class that would not be abstract to Gloo.
+/// One of c10d's groups. A template, since the base class that they share has another name in LibTorch 1 than in 2.
 template <class Group>
 class C10dGroup : public ProcessGroup {
  public:

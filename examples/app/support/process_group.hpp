@@ -42,7 +42,7 @@ class ProcessGroup {
 std::vector<std::string> process_group_names();
 
 /// Joins the group of those that talk through Gloo, about tensors in the host's memory. All processes must be at this
-/// call, which waits for them no longer than `join_time`.
+/// call, which waits for the store no longer than `join_time`.
 /// @return null where the program was built without Gloo. @throws what c10d throws.
 std::unique_ptr<ProcessGroup> join_gloo(const Meeting& meeting, std::chrono::milliseconds join_time);
 

@@ -281,7 +281,7 @@ class Processes::Connection {
   bool stopped_ = false;
 };
 
-/// The groups that sum tensors faster than the store does, each of which sees all tensors, while all would pass process 0.
+/// The groups through which tensors go from process to process, where through the store all would pass process 0.
 class Processes::Groups {
  public:
   Groups(const ProcessPlace& place, Connection& connection)
