@@ -185,6 +185,11 @@ TEST_CASE("a dead prototype is put where no other one is near", "[thresholds]") 
   CHECK(predictor->student.equal(before));
   restarts.update(predictor, predictor(code), code);
   CHECK(restarts.dead().equal(torch::tensor({false, false, true})));
+  CHECK_FALSE(restarts.restarted());
+  CHECK(predictor->student.equal(before));  // were it the last step, this would be the model
+  restarts.load_state(restarts.state());    // and a training that is resumed goes on
+  restarts.update(predictor, predictor(code), code);
+  CHECK(restarts.restarted());
   CHECK(restarts.restarts().equal(torch::tensor({0, 0, 1})));
   CHECK(predictor->student.slice(0, 0, 2).equal(before.slice(0, 0, 2)));
   const Tensor expected = code.flatten(2)[0].select(1, 7) * before.norm(2, {1}).mean();
@@ -192,6 +197,7 @@ TEST_CASE("a dead prototype is put where no other one is near", "[thresholds]") 
   CHECK(predictor->teacher.equal(predictor->student));
 
   for (int call = 0; call < 3; ++call) restarts.update(predictor, predictor(code), code);
+  CHECK(restarts.restarted());
   CHECK_FALSE(restarts.dead().any().item<bool>());
   CHECK(restarts.restarts().sum().item<int64_t>() == 1);
 }

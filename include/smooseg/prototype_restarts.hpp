@@ -50,8 +50,9 @@ class PrototypeRestarts {
                 ": expected least_share in [0,1], got ", options.least_share());
   }
 
-  /// Counts a batch, and at every `interval`-th call restarts the dead among the predictor's prototypes, the student's
-  /// and the teacher's alike. Call it after the optimiser's step, since it changes parameters in place.
+  /// Counts a batch, and at every `interval`-th call looks for the dead. The next call restarts them, the student's
+  /// prototypes and the teacher's alike, so that a training which ends with a look does not end with prototypes that
+  /// have learned nothing. Call it after the optimiser's step, since it changes parameters in place.
   /// @param logits (B,K,...), of the predictor; the teacher's count. @param code z, (B,D,...), that they are of.
   /// @param generator source of randomness (CPU); the default one where none is given.
   /// @throws c10::Error for shapes that do not fit.
@@ -67,9 +68,15 @@ class PrototypeRestarts {
                 " channels for the same patches, got ", detail::shape_of(logits.teacher), " and ",
                 detail::shape_of(code));
     const torch::NoGradGuard no_grad;
-    const bool looks = ++calls_ % options.interval() == 0;
-    if (!looks && calls_ % kEvery != 0) return;
+    const bool looks = ++calls_ % options.interval() == 0, restarts = restarted();
+    if (!looks && !restarts && calls_ % kEvery != 0) return;
     const Tensor scores = logits.teacher.detach().flatten(2);  // (B,K,N)
+    if (restarts) {
+      dead_ = dead_.to(scores.device());
+      restart(*predictor, dead_, scores.transpose(0, 1).flatten(1), code.detach(), generator);
+      restarts_ = restarts_.defined() ? restarts_.to(scores.device()) + dead_ : dead_.to(torch::kInt64);
+    }
+    if (!looks && calls_ % kEvery != 0) return;
     const Tensor nearest = scores.argmax(1).flatten();
     if (!counts_.defined()) counts_ = torch::zeros({classes}, nearest.options());
     counts_ = counts_.to(nearest.device()).scatter_add(0, nearest, torch::ones_like(nearest));
@@ -78,19 +85,15 @@ class PrototypeRestarts {
     const double least = options.least_share() / static_cast<double>(classes);
     dead_ = counts_ < counts_.sum().to(torch::kFloat64) * least;
     counts_.zero_();
-    if (!options.restart()) return;
-    restart(*predictor, dead_, scores.transpose(0, 1).flatten(1), code.detach(), generator);
-    restarts_ = restarts_.defined() ? restarts_.to(dead_.device()) + dead_ : dead_.to(torch::kInt64);
   }
 
-  /// Whether the last `update` looked for the dead, at which it may have changed prototypes.
-  bool looked() const { return calls_ > 0 && calls_ % options.interval() == 0; }
+  /// Whether the last `update` restarted what the one before had found, and so may have changed prototypes.
+  bool restarted() const { return options.restart() && dead_.defined() && (calls_ - 1) % options.interval() == 0; }
 
-  /// The prototypes that were dead at the last look, before they were restarted: (K) bool on the device of the logits;
-  /// undefined before the first look.
+  /// The prototypes that were dead at the last look: (K) bool on the device of the logits; undefined before the first.
   const Tensor& dead() const { return dead_; }
 
-  /// How often each prototype was restarted, (K) int64 likewise; undefined before the first look.
+  /// How often each prototype was restarted, (K) int64 likewise; undefined before the first restart.
   const Tensor& restarts() const { return restarts_; }
 
   /// What a checkpoint needs so that a run that goes on does the same.

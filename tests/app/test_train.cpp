@@ -91,7 +91,7 @@ TEST_CASE("thresholds that are chosen begin where they are told", "[train]") {
 TEST_CASE("dead prototypes are restarted where thresholds are chosen, unless told otherwise", "[train]") {
   const auto restarts = [](const Words& more) {
     const TempDir dir;
-    const Words arguments = train_arguments(dir.path / "out") + Words{"--iterations", "100", "--classes", "12"} + more;
+    const Words arguments = train_arguments(dir.path / "out") + Words{"--iterations", "101", "--classes", "12"} + more;
     return check_runs(arguments).err.find("dead prototypes restarted: ") != std::string::npos;
   };
   CHECK(restarts({}));

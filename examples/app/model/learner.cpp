@@ -114,7 +114,7 @@ void Learner::choose_thresholds(const Tensor& features, const Tensor& teacher, c
 void Learner::restart_dead(const PrototypeLogits& logits, const Tensor& code) {
   PrototypePredictor& predictor = model_.segmenter->predictor;
   restarts_.update(predictor, logits, code, draws_);
-  if (!processes_->several() || !restarts_.looked()) return;
+  if (!processes_->several() || !restarts_.restarted()) return;
   const torch::NoGradGuard no_grad;
   for (Tensor* prototypes : {&predictor->student, &predictor->teacher}) {
     prototypes->copy_(processes_->all_gather(prototypes->detach()).narrow(0, 0, prototypes->size(0)));
